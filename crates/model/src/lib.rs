@@ -1,0 +1,30 @@
+//! The words of Bryo as plain data: what a job asks for, what an attempt tells while it runs, and how it ended.
+//!
+//! Everything here is pure: no file system, no clock, no environment, no terminal. Values that arrive from outside
+//! (an address, a reference, a size) become validated newtypes at the edge, so that no later floor has to check them
+//! again. The crate refuses to know how anything is done.
+//!
+//! Where to look:
+//! - [`JobSpec`] is one request; [`SourceSpec`], [`ImageRef`] and [`Limits`] are its parts.
+//! - [`Event`] is the one ordered stream that an attempt emits; [`Stage`] names its steps.
+//! - [`Verdict`] is the state of the user's build, never of Bryo; [`Report`] is the record of an attempt.
+
+mod event;
+mod id;
+mod image_ref;
+mod job;
+mod limits;
+mod report;
+mod source;
+mod verdict;
+
+pub use event::{Amount, Event, LogStream, Notice, Stage};
+pub use id::{CommitId, InvalidCommitId, InvalidJobId, JobId};
+pub use image_ref::{ImageRef, InvalidImageRef, RegistryRef};
+pub use job::{
+    ContainerName, EnvVar, InvalidEnvVar, JobSpec, NetworkMode, RuntimeKind, UnknownWord,
+};
+pub use limits::{ByteSize, Cpus, InvalidLimit, LimitPolicy, Limits, parse_duration};
+pub use report::{LimitsInForce, Report, ResourceUse, StageTime};
+pub use source::{GitRef, GitUrl, InvalidSource, SourceLocation, SourceSpec, SubDir};
+pub use verdict::{Failure, TimeLimit, Verdict};
