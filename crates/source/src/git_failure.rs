@@ -1,0 +1,320 @@
+//! What git meant when it failed: from its standard error to a cause.
+//!
+//! Git has one exit status for nearly everything, so its words decide. They are stable because the environment fixes
+//! the language, and every sentence that is relied upon stands in the table below and, as git wrote it, in the test.
+//! What no row knows stays [`GitFailure::Other`] and is shown as it is; nothing is guessed.
+
+/// What git meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GitFailure {
+    DiskFull,
+    Sha256,
+    Foreign,
+    Corrupt,
+    UnknownHost,
+    AccessDenied,
+    NotFound,
+    NotARepository,
+    RefMissing,
+    Unreachable,
+    Other,
+}
+
+use GitFailure::{
+    AccessDenied, Corrupt, DiskFull, Foreign, NotARepository, NotFound, Other, RefMissing, Sha256,
+    UnknownHost, Unreachable,
+};
+
+/// In order: the first sentence that is found decides, the more exact before the more general.
+const OWN: &[(&str, GitFailure)] = &[
+    // Said by the other end of a local transfer beside the sentences below, which are then not about our mirror.
+    ("repository corruption on the remote side", Other),
+    ("No space left on device", DiskFull),
+    ("Disk quota exceeded", DiskFull),
+    ("mismatched algorithms", Sha256),
+    ("unsupported object format", Sha256),
+    ("detected dubious ownership", Foreign),
+    ("loose object", Corrupt),
+    ("is corrupt", Corrupt),
+    ("bad object ", Corrupt),
+    ("does not point to a valid object", Corrupt),
+    ("missing blob object", Corrupt),
+    ("missing tree object", Corrupt),
+    ("packfile ", Corrupt),
+    ("bad packed object", Corrupt),
+    ("unable to read tree", Corrupt),
+    ("unexpected line in", Corrupt),
+    ("unresolved deltas", Corrupt),
+    ("cannot lock ref", Corrupt),
+    ("bad config line", Corrupt),
+];
+
+const ANY: &[(&str, GitFailure)] = &[
+    ("Host key verification failed", UnknownHost),
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED", UnknownHost),
+    ("Permission denied", AccessDenied),
+    ("Authentication failed", AccessDenied),
+    ("could not read Username", AccessDenied),
+    ("could not read Password", AccessDenied),
+    ("returned error: 401", AccessDenied),
+    ("returned error: 403", AccessDenied),
+    ("access denied or repository not exported", AccessDenied),
+    ("ERROR: Repository not found", NotFound),
+    ("could not be found", NotFound),
+    ("No such file or directory", NotFound),
+    ("returned error: 404", NotFound),
+    ("returned error: 410", NotFound),
+    ("does not appear to be a git repository", NotARepository),
+    ("not valid: is this a git repository?", NotARepository),
+    ("invalid server response; got", NotARepository),
+    ("couldn't find remote ref", RefMissing),
+    ("not our ref", RefMissing),
+    ("unadvertised object", RefMissing),
+    ("Could not resolve host", Unreachable),
+    ("Couldn't resolve host", Unreachable),
+    ("Temporary failure in name resolution", Unreachable),
+    ("Connection refused", Unreachable),
+    ("Failed to connect", Unreachable),
+    ("Couldn't connect", Unreachable),
+    ("Could not connect", Unreachable),
+    ("Connection timed out", Unreachable),
+    ("Connection reset", Unreachable),
+    ("Connection closed", Unreachable),
+    ("Network is unreachable", Unreachable),
+    ("No route to host", Unreachable),
+    ("Operation too slow", Unreachable),
+    ("Operation timed out", Unreachable),
+    ("Empty reply from server", Unreachable),
+    ("early EOF", Unreachable),
+    ("RPC failed", Unreachable),
+    ("unexpected disconnect", Unreachable),
+    ("hung up unexpectedly", Unreachable),
+    ("returned error: 5", Unreachable),
+    ("returned error: 429", Unreachable),
+    ("SSL", Unreachable),
+    ("certificate", Unreachable),
+    ("gnutls", Unreachable),
+    ("Could not read from remote repository", Unreachable),
+];
+
+/// The cause, from what git wrote to its standard error.
+pub(crate) fn classify(stderr: &str) -> GitFailure {
+    // A server's full disk or broken object is not ours: its words are marked by git.
+    let own: Vec<&str> = lines(stderr)
+        .filter(|l| !l.starts_with("remote: "))
+        .collect();
+    let own_has = |needle: &str| own.iter().any(|l| l.contains(needle));
+    if let Some((_, found)) = OWN.iter().find(|(needle, _)| own_has(needle)) {
+        return *found;
+    }
+    // "repository 'https://…' not found" has its address in the middle.
+    if own
+        .iter()
+        .any(|l| l.starts_with("fatal: repository '") && l.ends_with("' not found"))
+    {
+        return NotFound;
+    }
+    ANY.iter()
+        .find(|(needle, _)| stderr.contains(needle))
+        .map_or(Other, |(_, found)| *found)
+}
+
+/// The lines that tell the cause, without progress and without secrets, on one line.
+pub(crate) fn detail(stderr: &str) -> String {
+    let telling = |l: &&str| {
+        ["fatal: ", "error: ", "remote: ", "ERROR: "]
+            .iter()
+            .any(|p| l.starts_with(p))
+    };
+    let mut chosen: Vec<&str> = lines(stderr).filter(telling).collect();
+    if chosen.is_empty() {
+        chosen = lines(stderr).collect();
+    }
+    let skip = chosen.len().saturating_sub(5);
+    let text = chosen[skip..].join("; ");
+    if text.is_empty() {
+        "it gave no reason".to_owned()
+    } else {
+        mask(&text)
+    }
+}
+
+fn lines(stderr: &str) -> impl Iterator<Item = &str> {
+    stderr
+        .split(['\n', '\r'])
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.contains("% ("))
+}
+
+/// Takes user information out of every address in a text: a server may redirect to one that has a token in it.
+fn mask(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = after
+            .find(|c: char| c == '/' || c == '\'' || c == '"' || c.is_whitespace())
+            .unwrap_or(after.len());
+        let (authority, tail) = after.split_at(end);
+        match authority.rsplit_once('@') {
+            Some((_, host)) => {
+                out.push_str("***@");
+                out.push_str(host);
+            }
+            None => out.push_str(authority),
+        }
+        rest = tail;
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Standard error as git 2.39 to 2.47 wrote it.
+    const SAMPLES: &[(&str, GitFailure)] = &[
+        (
+            "error: file write error: No space left on device\nfatal: unable to write loose object file\n",
+            DiskFull,
+        ),
+        (
+            "fatal: write error: Disk quota exceeded\nfatal: index-pack failed\n",
+            DiskFull,
+        ),
+        (
+            "remote: fatal: sha1 file '<stdout>' write error: No space left on device\nfatal: early EOF\nfatal: fetch-pack: invalid index-pack output\n",
+            Unreachable,
+        ),
+        (
+            "fatal: mismatched algorithms: client sha1; server sha256\n",
+            Sha256,
+        ),
+        (
+            "fatal: detected dubious ownership in repository at '/srv/x'\nTo add an exception for this directory, call:\n\n\tgit config --global --add safe.directory /srv/x\nfatal: Could not read from remote repository.\n",
+            Foreign,
+        ),
+        (
+            "error: object file objects/12/34 is empty\nfatal: loose object 1234 (stored in objects/12/34) is corrupt\n",
+            Corrupt,
+        ),
+        (
+            "error: packfile ./objects/pack/pack-1.pack does not match index\nfatal: bad object refs/heads/main\n",
+            Corrupt,
+        ),
+        (
+            "error: refs/heads/main does not point to a valid object!\nfatal: bad object refs/heads/main\nerror: /srv/x did not send all necessary objects\n",
+            Corrupt,
+        ),
+        (
+            "fatal: unexpected line in .git/packed-refs: garbage\n",
+            Corrupt,
+        ),
+        (
+            "Host key verification failed.\r\nfatal: Could not read from remote repository.\n\nPlease make sure you have the correct access rights\nand the repository exists.\n",
+            UnknownHost,
+        ),
+        (
+            "git@example.org: Permission denied (publickey).\r\nfatal: Could not read from remote repository.\n",
+            AccessDenied,
+        ),
+        (
+            "fatal: could not read Username for 'https://example.org': terminal prompts disabled\n",
+            AccessDenied,
+        ),
+        (
+            "remote: Invalid username or password.\nfatal: Authentication failed for 'https://example.org/x/'\n",
+            AccessDenied,
+        ),
+        (
+            "fatal: unable to access 'https://example.org/x/': The requested URL returned error: 403\n",
+            AccessDenied,
+        ),
+        (
+            "fatal: remote error: access denied or repository not exported: /x\n",
+            AccessDenied,
+        ),
+        (
+            "fatal: repository 'https://example.org/x/' not found\n",
+            NotFound,
+        ),
+        (
+            "ERROR: Repository not found.\nfatal: Could not read from remote repository.\n",
+            NotFound,
+        ),
+        (
+            "remote: The project you were looking for could not be found or you don't have permission to view it.\nfatal: repository 'https://example.org/x/' not found\n",
+            NotFound,
+        ),
+        (
+            "fatal: '/srv/nothing' does not appear to be a git repository\nfatal: Could not read from remote repository.\n",
+            NotARepository,
+        ),
+        ("fatal: couldn't find remote ref HEAD\n", RefMissing),
+        (
+            "fatal: remote error: upload-pack: not our ref 1234567890123456789012345678901234567890\n",
+            RefMissing,
+        ),
+        (
+            "fatal: git upload-pack: not our ref 1234567890123456789012345678901234567890\nfatal: remote error: upload-pack: not our ref 1234567890123456789012345678901234567890\n",
+            RefMissing,
+        ),
+        (
+            "error: Server does not allow request for unadvertised object 1234\n",
+            RefMissing,
+        ),
+        (
+            "fatal: unable to access 'https://nowhere.invalid/x/': Could not resolve host: nowhere.invalid\n",
+            Unreachable,
+        ),
+        (
+            "fatal: unable to access 'http://127.0.0.1:1/x/': Failed to connect to 127.0.0.1 port 1 after 0 ms: Couldn't connect to server\n",
+            Unreachable,
+        ),
+        (
+            "ssh: connect to host 127.0.0.1 port 1: Connection refused\r\nfatal: Could not read from remote repository.\n",
+            Unreachable,
+        ),
+        (
+            "error: RPC failed; curl 28 Operation too slow. Less than 1000 bytes/sec transferred the last 60 seconds\nfatal: expected flush after ref listing\n",
+            Unreachable,
+        ),
+        (
+            "fatal: unable to access 'https://example.org/x/': SSL certificate problem: unable to get local issuer certificate\n",
+            Unreachable,
+        ),
+        (
+            "fetch-pack: unexpected disconnect while reading sideband packet\nfatal: early EOF\nfatal: fetch-pack: invalid index-pack output\n",
+            Unreachable,
+        ),
+        (
+            "fatal: unable to access 'https://example.org/x/': The requested URL returned error: 502\n",
+            Unreachable,
+        ),
+        ("fatal: something nobody has seen before\n", Other),
+        ("", Other),
+    ];
+
+    #[test]
+    fn every_sentence_has_its_cause() {
+        for (stderr, cause) in SAMPLES {
+            assert_eq!(classify(stderr), *cause, "{stderr}");
+        }
+    }
+
+    #[test]
+    fn the_detail_is_the_cause_without_progress_and_secrets() {
+        let stderr = "remote: Counting objects: 100% (3/3)\rremote: Counting objects: 100% (3/3), done.\nReceiving objects:  42% (1/3)\rfatal: unable to access 'https://user:hunter2@example.org/x/': gone\n";
+        assert_eq!(
+            detail(stderr),
+            "fatal: unable to access 'https://***@example.org/x/': gone"
+        );
+        assert_eq!(detail("\n"), "it gave no reason");
+        assert_eq!(
+            mask("see ssh://git@h and http://h/a@b"),
+            "see ssh://***@h and http://h/a@b"
+        );
+    }
+}

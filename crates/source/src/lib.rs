@@ -1,0 +1,40 @@
+//! Git in: bare mirrors and read-only checkouts.
+//!
+//! A source goes through two stages. [`SourceCache::fetch`] brings the wanted commit into a bare *mirror* of the
+//! repository, with the `git` program, because only that program speaks every transport; [`SourceCache::checkout`]
+//! makes a *checkout* of it with libgit2, which starts no program, runs no hook and applies no filter. A checkout is
+//! made once, marked ready last, never changed again, and shared by everyone who needs that commit.
+//!
+//! Where to look:
+//! - [`Paths`] draws the cache on disk;
+//! - `mirror` and `git` are the way in, `git_failure` is where git's words become a cause;
+//! - `checkout` and `dot_git` are the tree, and the repository that `git log` finds inside it;
+//! - [`SourceError`] is every cause that a caller can do something about.
+//!
+//! Invariants:
+//! - nothing of the repository executes: no hook, filter, transport helper or configuration of it or of the user;
+//! - no address, credential or remote is written into a mirror's configuration or into a checkout;
+//! - a process that is killed at any moment leaves a cache that the next one uses or repairs.
+//!
+//! It refuses to fetch submodules, LFS objects and SHA-256 repositories; the first two are told as notices.
+
+mod cache;
+mod checkout;
+mod dot_git;
+mod error;
+mod git;
+mod git_failure;
+mod local;
+mod lock;
+mod mirror;
+mod objects;
+mod origin;
+mod paths;
+mod refs;
+mod status;
+
+pub use cache::{Fetched, Progress, SourceCache};
+pub use checkout::Checkout;
+pub use error::{Absence, SourceError};
+pub use paths::{Paths, RepositoryKey};
+pub use status::uncommitted_changes;

@@ -1,0 +1,362 @@
+//! A bare mirror, and bringing it up to date.
+//!
+//! Invariants:
+//! - only [`LockedMirror`], which holds the mirror's exclusive lock, can change one;
+//! - a mirror appears under its name whole, and is taken from it by one rename;
+//! - its configuration names no remote and no address: both are arguments of each fetch;
+//! - every commit that was fetched stays reachable from a reference, so that no clean-up can take it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bryo_model::CommitId;
+use git2::{Repository, RepositoryInitOptions};
+
+use crate::lock::{Access, Lock};
+use crate::objects::{blocking, damaged, find_commit, open_mirror};
+use crate::origin::Origin;
+use crate::{Paths, Progress, SourceError, git, refs};
+
+const FETCHING: &str = "bryo-fetching";
+const REFS: &str = "bryo-refs";
+const STAMP: &str = "bryo-stamp";
+
+/// What a fetch is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    /// This commit, and what to call it.
+    Commit { id: CommitId, description: String },
+    /// A branch, a tag or a full reference.
+    Name(String),
+    /// The remote's HEAD.
+    Default,
+}
+
+impl Wanted {
+    /// What is fetched beside all branches and tags, and where it is kept.
+    fn refspec(&self) -> Option<String> {
+        match self {
+            Self::Commit { .. } => None,
+            Self::Name(name) if !name.starts_with("refs/") => None,
+            Self::Name(name)
+                if name.starts_with("refs/heads/") || name.starts_with("refs/tags/") =>
+            {
+                None
+            }
+            Self::Name(name) => Some(format!("+{name}:{}{name}", refs::OWN)),
+            Self::Default => Some(format!("+HEAD:{}HEAD", refs::OWN)),
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Self::Commit { id, .. } => format!("commit {id}"),
+            Self::Name(name) => format!("branch or tag '{name}'"),
+            Self::Default => "default branch".to_owned(),
+        }
+    }
+}
+
+/// What was found for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) commit: CommitId,
+    pub(crate) description: String,
+}
+
+/// The file that shows a mirror's refs to a checkout.
+pub(crate) fn refs_file(mirror: &Path) -> PathBuf {
+    mirror.join(REFS)
+}
+
+/// Whether the mirror was last fetched in this state of its source's tags.
+pub(crate) fn has_stamp(mirror: &Path, origin: &Origin) -> bool {
+    origin.stamp.as_ref().is_none_or(|stamp| {
+        fs::read_to_string(mirror.join(STAMP)).is_ok_and(|recorded| recorded == *stamp)
+    })
+}
+
+/// A mirror that nobody else reads or writes.
+#[derive(Debug)]
+pub(crate) struct LockedMirror<'a> {
+    paths: &'a Paths,
+    origin: &'a Origin,
+    path: PathBuf,
+    lock: Arc<Lock>,
+}
+
+impl<'a> LockedMirror<'a> {
+    /// Waits for the mirror.
+    pub(crate) async fn acquire(paths: &'a Paths, origin: &'a Origin) -> Result<Self, SourceError> {
+        let lock = Lock::acquire(&paths.mirror_lock(&origin.key), Access::Exclusive).await?;
+        Ok(Self {
+            paths,
+            origin,
+            path: paths.mirror(&origin.key),
+            lock: Arc::new(lock),
+        })
+    }
+
+    /// Brings all branches and tags and the wanted commit into the mirror. One git program; a second one for a commit
+    /// that no branch or tag leads to.
+    pub(crate) async fn fetch(
+        &self,
+        wanted: &Wanted,
+        progress: &Progress,
+    ) -> Result<Resolved, SourceError> {
+        self.make_ready().await?;
+        let marker = self.path.join(FETCHING);
+        fs::write(&marker, b"").map_err(SourceError::io(&marker))?;
+        let resolved = self.fetch_and_find(wanted, progress).await;
+        // A marker that stays makes the next fetch look for leftovers: after a failure that is what it is for.
+        let resolved = resolved?;
+        self.publish().await?;
+        fs::remove_file(&marker).map_err(SourceError::io(&marker))?;
+        Ok(resolved)
+    }
+
+    async fn fetch_and_find(
+        &self,
+        wanted: &Wanted,
+        progress: &Progress,
+    ) -> Result<Resolved, SourceError> {
+        let everything = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
+        let mut refspecs: Vec<String> = everything.map(str::to_owned).into();
+        refspecs.extend(wanted.refspec());
+        match self.git(&refspecs, progress).await {
+            Ok(()) => {}
+            Err(SourceError::RefMissing { .. }) if refspecs.len() > everything.len() => {
+                // Git fetched nothing then; what exists is worth another round on the way to an error.
+                self.git(&refspecs[..everything.len()], progress).await?;
+                return Err(self.missing(wanted).await?);
+            }
+            Err(other) => return Err(other),
+        }
+        if let Some(resolved) = self.find(wanted).await? {
+            return Ok(resolved);
+        }
+        if let Wanted::Commit { id, .. } = wanted {
+            let exact = [format!("{id}:{}commits/{id}", refs::OWN)];
+            match self.git(&exact, progress).await {
+                Ok(()) => {}
+                Err(SourceError::RefMissing { .. }) => return Err(self.missing(wanted).await?),
+                Err(other) => return Err(other),
+            }
+            if let Some(resolved) = self.find(wanted).await? {
+                return Ok(resolved);
+            }
+        }
+        Err(self.missing(wanted).await?)
+    }
+
+    /// Work on the mirror's files. The lock goes with it: when the caller goes away, the work goes on to its end.
+    async fn at_work<T, F>(&self, work: F) -> Result<T, SourceError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Path, &Origin) -> Result<T, SourceError> + Send + 'static,
+    {
+        let (path, origin, lock) = (
+            self.path.clone(),
+            self.origin.clone(),
+            Arc::clone(&self.lock),
+        );
+        blocking(move || {
+            let result = work(&path, &origin);
+            drop(lock);
+            result
+        })
+        .await
+    }
+
+    async fn git(&self, refspecs: &[String], progress: &Progress) -> Result<(), SourceError> {
+        git::fetch(&self.path, self.origin, refspecs, progress).await
+    }
+
+    /// What is wanted, if the mirror has it.
+    pub(crate) async fn find(&self, wanted: &Wanted) -> Result<Option<Resolved>, SourceError> {
+        let wanted = wanted.clone();
+        self.at_work(move |path, origin| find(path, &wanted, &origin.location))
+            .await
+    }
+
+    async fn missing(&self, wanted: &Wanted) -> Result<SourceError, SourceError> {
+        let existing = match wanted {
+            Wanted::Commit { .. } => String::new(),
+            Wanted::Name(_) | Wanted::Default => {
+                self.at_work(|path, origin| {
+                    open_mirror(path, &origin.location).map(|r| refs::existing(&r))
+                })
+                .await?
+            }
+        };
+        Ok(self.origin.ref_missing(wanted.words(), existing))
+    }
+
+    /// Makes the mirror if there is none, and clears what a killed git left.
+    async fn make_ready(&self) -> Result<(), SourceError> {
+        let new = self.paths.mirror_new(&self.origin.key);
+        let old = self.paths.mirror_old(&self.origin.key);
+        self.at_work(move |path, _| {
+            remove_all(&old)?;
+            if !path.exists() {
+                return make(path, &new);
+            }
+            if path.join(FETCHING).exists() {
+                clear_leftovers(path)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes what checkouts see of the mirror's refs, and the state of the source that was fetched.
+    async fn publish(&self) -> Result<(), SourceError> {
+        self.at_work(|path, origin| {
+            let repository = open_mirror(path, &origin.location)?;
+            let text = refs::as_packed_refs(&repository, &origin.location)?;
+            replace(&refs_file(path), &text)?;
+            match &origin.stamp {
+                Some(stamp) => replace(&path.join(STAMP), stamp.as_bytes()),
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Takes a damaged mirror away; the next fetch makes a new one.
+    pub(crate) async fn discard(&self) -> Result<(), SourceError> {
+        let old = self.paths.mirror_old(&self.origin.key);
+        self.at_work(move |path, _| {
+            remove_all(&old)?;
+            match fs::rename(path, &old) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(SourceError::io(path)(e)),
+                _ => remove_all(&old),
+            }
+        })
+        .await
+    }
+}
+
+fn find(path: &Path, wanted: &Wanted, location: &str) -> Result<Option<Resolved>, SourceError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let repository = open_mirror(path, location)?;
+    let (commit, description) = match wanted {
+        Wanted::Commit { id, description } => {
+            (find_commit(&repository, id, location)?, description.clone())
+        }
+        Wanted::Name(name) => {
+            let mut names = refs::candidates(name);
+            if name.starts_with("refs/") {
+                names.push(format!("{}{name}", refs::OWN));
+            }
+            (
+                refs::first_commit(&repository, &names, location)?,
+                name.clone(),
+            )
+        }
+        Wanted::Default => {
+            let head = [format!("{}HEAD", refs::OWN)];
+            let commit = refs::first_commit(&repository, &head, location)?;
+            let branch = commit
+                .as_ref()
+                .and_then(|c| refs::only_branch_at(&repository, c));
+            (commit, branch.unwrap_or_else(|| "HEAD".to_owned()))
+        }
+    };
+    Ok(commit.map(|commit| Resolved {
+        commit,
+        description,
+    }))
+}
+
+fn make(path: &Path, new: &Path) -> Result<(), SourceError> {
+    remove_all(new)?;
+    let mut options = RepositoryInitOptions::new();
+    options
+        .bare(true)
+        .external_template(false)
+        .no_reinit(true)
+        .mkdir(true)
+        .initial_head("main");
+    Repository::init_opts(new, &options).map_err(|e| damaged(&e, &new.display().to_string()))?;
+    remove_all(&new.join("hooks"))?;
+    fs::rename(new, path).map_err(SourceError::io(path))
+}
+
+/// Removes locks and temporary files of a git that was killed. The exclusive lock says that none is at work.
+fn clear_leftovers(mirror: &Path) -> Result<(), SourceError> {
+    let is_leftover = |name: &str| {
+        name.ends_with(".lock")
+            || name.ends_with(".keep")
+            || name.starts_with("tmp_")
+            || name.starts_with(".tmp-")
+    };
+    let mut rest = vec![mirror.to_owned()];
+    while let Some(dir) = rest.pop() {
+        for entry in fs::read_dir(&dir).map_err(SourceError::io(&dir))? {
+            let entry = entry.map_err(SourceError::io(&dir))?;
+            let path = entry.path();
+            if entry.file_type().map_err(SourceError::io(&path))?.is_dir() {
+                rest.push(path);
+            } else if is_leftover(&entry.file_name().to_string_lossy()) {
+                fs::remove_file(&path).map_err(SourceError::io(&path))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Replaces a file by rename: whoever has the old one open or mounted keeps it.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), SourceError> {
+    let new = path.with_extension("new");
+    fs::write(&new, content).map_err(SourceError::io(&new))?;
+    fs::rename(&new, path).map_err(SourceError::io(path))
+}
+
+/// Removes a directory with all in it, which may not be there.
+pub(crate) fn remove_all(path: &Path) -> Result<(), SourceError> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(SourceError::io(path)(e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_git_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mirror = dir.path().join("m");
+        make(&mirror, &dir.path().join("m.new")).unwrap();
+        let left = [
+            "shallow.lock",
+            "packed-refs.lock",
+            "refs/heads/main.lock",
+            "objects/pack/tmp_pack_abc",
+            "objects/pack/pack-1.keep",
+        ];
+        let kept = ["objects/pack/pack-1.pack", "refs/heads/main", "HEAD"];
+        for name in left.iter().chain(&kept) {
+            fs::write(mirror.join(name), b"x").unwrap();
+        }
+        clear_leftovers(&mirror).unwrap();
+        assert!(left.iter().all(|n| !mirror.join(n).exists()));
+        assert!(kept.iter().all(|n| mirror.join(n).exists()));
+    }
+
+    #[test]
+    fn a_mirror_knows_no_remote() {
+        let dir = tempfile::tempdir().unwrap();
+        let mirror = dir.path().join("m");
+        make(&mirror, &dir.path().join("m.new")).unwrap();
+        let config = fs::read_to_string(mirror.join("config")).unwrap();
+        assert!(!config.contains("remote"), "{config}");
+        assert!(!mirror.join("hooks").exists());
+    }
+}

@@ -1,0 +1,161 @@
+//! Where everything of the cache is.
+
+use std::fmt::{self, Write as _};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use bryo_model::{CommitId, GitUrl};
+use sha2::{Digest, Sha256};
+
+/// The directory scheme below the cache's root.
+///
+/// ```text
+/// <root>/                          0700: a mirror may be of a private repository
+///   CACHEDIR.TAG                   tells backup programs to leave it out
+///   mirrors/
+///     <key>.lock                   flock: exclusive to change the mirror, shared to make a checkout from it
+///     <key>/                       a bare repository
+///       objects/                   bind-mounted read-only over a checkout's `.git/objects`
+///       bryo-refs                  the mirror's refs as a checkout's `.git/packed-refs`; replaced by rename only
+///       bryo-stamp                 local repositories: the state of the source's tags at the last fetch
+///       bryo-fetching              present while git writes; found at a start, it tells that leftovers are to be removed
+///     <key>.new/, <key>.old/       a mirror being made, one being removed
+///   checkouts/
+///     <key>/<commit>/
+///       lock                       flock: exclusive to make or remove it, shared while a job uses it
+///       tree/                      the work tree with its `.git`; never changed once `ready` is there
+///       tree.new/                  a work tree being made
+///       ready                      written last
+/// ```
+///
+/// Order of locks: a checkout's before its mirror's. Whoever holds a mirror's lock only tries for a checkout's.
+/// An evictor takes `lock` exclusively before it removes a checkout, and a mirror only when none of its checkouts is
+/// locked.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    root: PathBuf,
+}
+
+/// The name of one repository in the cache: a word that a person recognises and a hash of the whole address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RepositoryKey(String);
+
+impl RepositoryKey {
+    pub(crate) fn of_url(url: &GitUrl) -> Self {
+        Self::new(b"url", url.as_str().as_bytes())
+    }
+
+    pub(crate) fn of_path(canonical: &Path) -> Self {
+        Self::new(b"path", canonical.as_os_str().as_bytes())
+    }
+
+    fn new(kind: &[u8], address: &[u8]) -> Self {
+        let mut hash = Sha256::new();
+        for part in [kind, b"\0", address] {
+            hash.update(part);
+        }
+        let mut name = recognisable(&String::from_utf8_lossy(address));
+        name.push('-');
+        for byte in &hash.finalize()[..16] {
+            // Writing to a String cannot fail.
+            let _ = write!(name, "{byte:02x}");
+        }
+        Self(name)
+    }
+}
+
+impl fmt::Display for RepositoryKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The last part of an address that says something, in letters that are safe in a path.
+fn recognisable(address: &str) -> String {
+    let part = address
+        .trim_end_matches('/')
+        .rsplit(['/', ':'])
+        .find(|p| !matches!(*p, "" | ".git"))
+        .unwrap_or_default();
+    let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let word: String = part
+        .trim_end_matches(".git")
+        .chars()
+        .map(|c| if safe(c) { c } else { '_' })
+        .take(32)
+        .collect();
+    if word.is_empty() {
+        "repository".to_owned()
+    } else {
+        word
+    }
+}
+
+impl Paths {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The cache's root.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of all mirrors.
+    #[must_use]
+    pub fn mirrors(&self) -> PathBuf {
+        self.root.join("mirrors")
+    }
+
+    /// The directory of all checkouts.
+    #[must_use]
+    pub fn checkouts(&self) -> PathBuf {
+        self.root.join("checkouts")
+    }
+
+    /// The bare mirror of one repository.
+    #[must_use]
+    pub fn mirror(&self, key: &RepositoryKey) -> PathBuf {
+        self.mirrors().join(&key.0)
+    }
+
+    /// The lock of that mirror.
+    #[must_use]
+    pub fn mirror_lock(&self, key: &RepositoryKey) -> PathBuf {
+        self.mirrors().join(format!("{key}.lock"))
+    }
+
+    pub(crate) fn mirror_new(&self, key: &RepositoryKey) -> PathBuf {
+        self.mirrors().join(format!("{key}.new"))
+    }
+
+    pub(crate) fn mirror_old(&self, key: &RepositoryKey) -> PathBuf {
+        self.mirrors().join(format!("{key}.old"))
+    }
+
+    /// The directory of one checkout: its tree, its marker and its lock.
+    #[must_use]
+    pub fn checkout(&self, key: &RepositoryKey, commit: &CommitId) -> PathBuf {
+        self.checkouts().join(&key.0).join(commit.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_recognisable_and_differs_with_the_address() {
+        let key = |url: &str| RepositoryKey::of_url(&url.parse().unwrap()).to_string();
+        let a = key("https://example.org/org/repo.git");
+        assert!(a.starts_with("repo-") && a.len() == 5 + 32, "{a}");
+        assert_ne!(a, key("https://example.org/other/repo.git"));
+        assert!(key("git@example.org:thing").starts_with("thing-"));
+        assert!(key("https://example.org/..").starts_with("__-"));
+        let path = |p: &str| RepositoryKey::of_path(Path::new(p)).to_string();
+        assert!(path("/srv/docs/.git").starts_with("docs-"));
+        assert!(path("/").starts_with("repository-"));
+        assert_ne!(path("/srv/x"), key("file:///srv/x"));
+    }
+}

@@ -1,0 +1,16 @@
+//! Stories of sources: real repositories, real git, real servers on loopback.
+
+#[cfg(test)]
+mod bed;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod http;
+#[cfg(test)]
+mod local;
+#[cfg(test)]
+mod remote;
+#[cfg(test)]
+mod speed;
+#[cfg(test)]
+mod trouble;

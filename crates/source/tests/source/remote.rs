@@ -1,0 +1,161 @@
+//! Repositories behind an address.
+
+use bryo_model::Amount;
+use bryo_source::{Absence, SourceCache, SourceError};
+
+use crate::bed::{Bed, build, commit, fetch, git, git_in, head, mirror, recorded, source, write};
+use crate::http::{Manner, Server};
+
+#[tokio::test]
+async fn smart_http_from_first_fetch_to_no_network() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let server = Server::start(&bed.path(""));
+    let url = server.url("project/.git");
+    let cache = bed.cache();
+
+    let (progress, seen) = recorded();
+    let fetched = cache.fetch(&source(&url, None), progress).await.unwrap();
+    assert_eq!(fetched.commit().as_str(), head(&repo));
+    assert_eq!(fetched.description(), "main");
+    let last = *seen.lock().unwrap().last().unwrap();
+    assert!(
+        matches!(last, Amount::Items { done, total } if done == total && total > 3),
+        "{last:?}"
+    );
+    let one_fetch = server.requests();
+    // Capabilities, refs and pack: the default branch costs nothing of its own.
+    assert_eq!(one_fetch, 3);
+
+    let (by_tag, checkout) = build(&cache, &source(&url, Some("v1.0"))).await;
+    assert_eq!(by_tag.description(), "v1.0");
+    assert_eq!(git_in(&checkout, &["describe", "--tags"]), "v1.0");
+    assert!(server.requests() > one_fetch);
+
+    let asked = server.requests();
+    let by_id = fetch(&cache, &source(&url, Some(&head(&repo))))
+        .await
+        .unwrap();
+    assert!(by_id.was_cached());
+    assert_eq!(server.requests(), asked);
+
+    // A branch that moved is asked for, and found moved.
+    write(&repo, "README.md", "three\n");
+    let third = commit(&repo, "third");
+    let moved = fetch(&cache, &source(&url, Some("main"))).await.unwrap();
+    assert_eq!(moved.commit().as_str(), third);
+    let config = std::fs::read_to_string(mirror(&cache).join("config")).unwrap();
+    assert!(!config.contains("127.0.0.1"), "{config}");
+}
+
+#[tokio::test]
+async fn references_of_any_kind() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let first = git(&repo, &["rev-parse", "dev"]);
+    git(&repo, &["update-ref", "refs/pull/7/head", &first]);
+    git(&repo, &["checkout", "-q", "--detach"]);
+    let lonely = commit(&repo, "lonely");
+    git(&repo, &["checkout", "-q", "main"]);
+    let server = Server::start(&bed.path(""));
+    let urls = [
+        server.url("project/.git"),
+        format!("file://{}", repo.display()),
+    ];
+    for (n, url) in urls.iter().enumerate() {
+        let cache = SourceCache::open(&bed.path(&format!("cache-{n}"))).unwrap();
+        for (name, commit) in [
+            ("dev", &first),
+            ("refs/heads/dev", &first),
+            ("v1.0", &first),
+            ("refs/pull/7/head", &first),
+            (lonely.as_str(), &lonely),
+        ] {
+            let fetched = fetch(&cache, &source(url, Some(name))).await.unwrap();
+            assert_eq!(fetched.commit().as_str(), commit, "{name}");
+        }
+        for name in ["no-such", "refs/pull/8/head"] {
+            let error = fetch(&cache, &source(url, Some(name))).await.unwrap_err();
+            assert!(matches!(error, SourceError::RefMissing { .. }), "{error:?}");
+            assert_eq!(error.hint().unwrap(), "branches: dev, main; tags: v1.0");
+        }
+        let nothing = "1234567890123456789012345678901234567890";
+        let error = fetch(&cache, &source(url, Some(nothing)))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, SourceError::RefMissing { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_branch_makes_room_for_a_directory_of_its_name() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let url = format!("file://{}", repo.display());
+    let cache = bed.cache();
+    fetch(&cache, &source(&url, None)).await.unwrap();
+    git(&repo, &["branch", "-D", "dev"]);
+    git(&repo, &["branch", "dev/one"]);
+    let fetched = fetch(&cache, &source(&url, Some("dev/one"))).await.unwrap();
+    assert!(fetched.notices().is_empty(), "{:?}", fetched.notices());
+    let error = fetch(&cache, &source(&url, Some("dev"))).await.unwrap_err();
+    assert!(matches!(error, SourceError::RefMissing { .. }));
+}
+
+#[tokio::test]
+async fn an_empty_repository_has_no_default_branch() {
+    let bed = Bed::new();
+    let repo = bed.path("empty");
+    std::fs::create_dir(&repo).unwrap();
+    git(&repo, &["init", "-q"]);
+    let url = format!("file://{}", repo.display());
+    let error = fetch(&bed.cache(), &source(&url, None)).await.unwrap_err();
+    assert!(
+        error.to_string().ends_with("has no default branch"),
+        "{error}"
+    );
+    assert_eq!(error.hint().unwrap(), "the repository has no commits yet");
+}
+
+#[tokio::test]
+async fn what_servers_say_becomes_a_cause() {
+    let bed = Bed::new();
+    bed.repository("project");
+    let server = Server::start(&bed.path(""));
+    let cache = bed.cache();
+    let url = server.url("project/.git");
+    let missing = |e: &SourceError, kind| matches!(e, SourceError::RepositoryMissing { why, .. } if *why == kind);
+
+    let error = fetch(&cache, &source(server.url("nothing"), None))
+        .await
+        .unwrap_err();
+    assert!(missing(&error, Absence::NotFound), "{error:?}");
+    assert!(error.to_string().contains("/nothing"), "{error}");
+    server.behave(Manner::Locked);
+    let error = fetch(&cache, &source(&url, None)).await.unwrap_err();
+    assert!(missing(&error, Absence::AccessDenied), "{error:?}");
+    server.behave(Manner::NotGit);
+    let error = fetch(&cache, &source(&url, None)).await.unwrap_err();
+    assert!(missing(&error, Absence::NotARepository), "{error:?}");
+    server.behave(Manner::Overloaded);
+    let error = fetch(&cache, &source(&url, None)).await.unwrap_err();
+    assert!(
+        matches!(error, SourceError::Unreachable { .. }),
+        "{error:?}"
+    );
+
+    let gone = format!("file://{}", bed.path("gone").display());
+    let error = fetch(&cache, &source(&gone, None)).await.unwrap_err();
+    assert!(missing(&error, Absence::NotARepository), "{error:?}");
+    // Nobody listens on the discard port of loopback.
+    let error = fetch(&cache, &source("http://127.0.0.1:9/x", None))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, SourceError::Unreachable { .. }),
+        "{error:?}"
+    );
+
+    server.behave(Manner::Honest);
+    fetch(&cache, &source(&url, None)).await.unwrap();
+}
