@@ -1,0 +1,150 @@
+//! Finding, or asking for, a cgroup that is ours to divide.
+//!
+//! Systemd allows exactly one writer per cgroup. So a directory is used only when it was delegated to us: it carries
+//! systemd's `user.delegate` mark, or there is no systemd at all. From a terminal, where nothing is delegated, the
+//! user's systemd is asked for a scope of our own.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+
+use super::{ROOT, directory, own_line, systemd};
+use crate::{Missing, SandboxError};
+
+/// Controllers that limits are made of.
+const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "io"];
+
+/// A cgroup in which we may make others.
+#[derive(Clone, Debug)]
+pub struct Delegation {
+    base: PathBuf,
+    controllers: BTreeSet<String>,
+}
+
+impl Delegation {
+    /// Finds or asks for one. Bryo's own process is moved into a leaf of it where that is needed.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Host`] when the host has no cgroup v2, or nothing is delegated and no systemd can be asked.
+    pub async fn acquire() -> Result<Self, SandboxError> {
+        if !Path::new(ROOT).join("cgroup.controllers").exists() {
+            return Err(SandboxError::Host(vec![Missing::new(
+                "there is no cgroup v2 hierarchy at /sys/fs/cgroup",
+                "boot with systemd.unified_cgroup_hierarchy=1",
+            )]));
+        }
+        let own = own_directory()?;
+        if let Some(found) = Self::from_surroundings(&own) {
+            return Ok(found);
+        }
+        systemd::request_scope().await?;
+        let scope = own_directory()?;
+        Self::take_over(&scope)
+            .ok_or_else(|| SandboxError::Systemd(format!("{} cannot be divided", scope.display())))
+    }
+
+    /// The directory in which a job's cgroup is made.
+    pub(crate) fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// Whether limits of this kind can be set.
+    pub(crate) fn has(&self, controller: &str) -> bool {
+        self.controllers.contains(controller)
+    }
+
+    fn from_surroundings(own: &Path) -> Option<Self> {
+        // We are in a leaf that somebody prepared inside a delegated cgroup.
+        if let Some(parent) = own.parent().filter(|p| p.starts_with(ROOT))
+            && delegated(parent)
+            && members(parent).is_empty()
+        {
+            return Some(Self::divide(parent));
+        }
+        if delegated(own) {
+            return Self::take_over(own);
+        }
+        None
+    }
+
+    /// Makes a cgroup that we are in divisible: limits need a directory without processes of its own.
+    fn take_over(own: &Path) -> Option<Self> {
+        let me = std::process::id();
+        let others = members(own).into_iter().any(|pid| pid != me);
+        if others {
+            // They are not ours to move. Jobs can still be told apart and killed, but not limited.
+            return systemd_is_absent().then(|| Self {
+                base: own.to_owned(),
+                controllers: BTreeSet::new(),
+            });
+        }
+        let leaf = own.join("agent");
+        match fs::create_dir(&leaf) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(_) => return None,
+        }
+        fs::write(leaf.join("cgroup.procs"), me.to_string()).ok()?;
+        Some(Self::divide(own))
+    }
+
+    fn divide(base: &Path) -> Self {
+        // Each by itself: one that is not available must not cost the others.
+        for controller in CONTROLLERS {
+            let _ = fs::write(
+                base.join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            );
+        }
+        let enabled = fs::read_to_string(base.join("cgroup.subtree_control")).unwrap_or_default();
+        Self {
+            base: base.to_owned(),
+            controllers: enabled.split_whitespace().map(str::to_owned).collect(),
+        }
+    }
+}
+
+fn own_directory() -> Result<PathBuf, SandboxError> {
+    let path = "/proc/self/cgroup";
+    let text = fs::read_to_string(path).map_err(SandboxError::file("read", path))?;
+    own_line(&text).map(directory).ok_or_else(|| {
+        SandboxError::Host(vec![Missing::new(
+            "this process is in no cgroup v2",
+            "boot with systemd.unified_cgroup_hierarchy=1",
+        )])
+    })
+}
+
+/// Whether this cgroup was handed to us.
+fn delegated(dir: &Path) -> bool {
+    let writable = [
+        dir.to_owned(),
+        dir.join("cgroup.procs"),
+        dir.join("cgroup.subtree_control"),
+    ]
+    .iter()
+    .all(|p| access(p, AccessFlags::W_OK).is_ok());
+    writable && dir != Path::new(ROOT) && (systemd_is_absent() || marked(dir))
+}
+
+fn marked(dir: &Path) -> bool {
+    let mut value = [0_u8; 8];
+    rustix::fs::getxattr(dir, "user.delegate", &mut value).is_ok_and(|n| &value[..n] == b"1")
+}
+
+/// sd_booted(3).
+fn systemd_is_absent() -> bool {
+    !Path::new("/run/systemd/system").exists()
+}
+
+fn members(dir: &Path) -> Vec<u32> {
+    fs::read_to_string(dir.join("cgroup.procs"))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .collect()
+}

@@ -1,0 +1,165 @@
+//! Asking the user's systemd for units, over D-Bus (org.freedesktop.systemd1(5)).
+
+use std::time::Duration;
+
+use zbus::{OwnedObjectPath, Variant};
+
+use super::{directory, own_line};
+use crate::{Missing, SandboxError};
+
+/// A user manager that does not place a scope within this time is not going to.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often the kernel is asked whether we were moved.
+const LOOK: Duration = Duration::from_millis(1);
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+trait Manager {
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[(&str, Variant<'_>)],
+        auxiliary: &[(&str, &[(&str, Variant<'_>)])],
+    ) -> zbus::Result<OwnedObjectPath>;
+
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+}
+
+async fn manager() -> Result<ManagerProxy<'static>, SandboxError> {
+    let connection = zbus::Connection::session().await.map_err(|e| {
+        SandboxError::Host(vec![Missing::new(
+            format!("no cgroup is delegated to this process and the user's systemd cannot be asked ({e})"),
+            "log in through a session of your own, or enable one with loginctl enable-linger; \
+             in a service set Delegate=yes",
+        )])
+    })?;
+    ManagerProxy::new(&connection)
+        .await
+        .map_err(|e| SandboxError::Systemd(e.to_string()))
+}
+
+/// Moves this process into a delegated scope of its own. The scope ends with the last process in it.
+pub(super) async fn request_scope() -> Result<(), SandboxError> {
+    let before = own_cgroup();
+    let name = format!("bryo-{}.scope", std::process::id());
+    let ask = async {
+        let properties = [
+            ("Description", Variant::from("Bryo build runner")),
+            ("PIDs", Variant::from(vec![std::process::id()])),
+            ("Delegate", Variant::from(true)),
+            ("CollectMode", Variant::from("inactive-or-failed")),
+        ];
+        manager()
+            .await?
+            .start_transient_unit(&name, "fail", &properties, &[])
+            .await
+            .map_err(|e| SandboxError::Systemd(e.to_string()))?;
+        // The answer says that the job is queued; the kernel says when we have moved.
+        while own_cgroup() == before {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(PATIENCE, ask)
+        .await
+        .unwrap_or_else(|_| Err(SandboxError::Systemd("no answer in time".to_owned())))
+}
+
+fn own_cgroup() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    own_line(&text).map(str::to_owned)
+}
+
+/// A slice of the user's systemd: a cgroup that stays when the container in it ends, so that it can still be read.
+///
+/// Podman with systemd as its cgroup manager takes only slices as a parent.
+#[derive(Debug)]
+pub(crate) struct Slice {
+    name: String,
+}
+
+impl Slice {
+    /// Makes it. The limits are properties, so that systemd does not undo what was written behind its back.
+    pub(crate) async fn start(
+        name: &str,
+        memory: Option<u64>,
+        pids: Option<u32>,
+        cpu_us_per_s: Option<u64>,
+    ) -> Result<Self, SandboxError> {
+        // "a-b.slice" lies in "a.slice"; the job's id has no dash.
+        let slice = format!("{name}.slice");
+        let mut properties = vec![
+            ("Description", Variant::from("Bryo job")),
+            ("CollectMode", Variant::from("inactive-or-failed")),
+            ("MemoryAccounting", Variant::from(true)),
+            ("TasksAccounting", Variant::from(true)),
+            ("CPUAccounting", Variant::from(true)),
+            ("IOAccounting", Variant::from(true)),
+        ];
+        if let Some(bytes) = memory {
+            properties.push(("MemoryMax", Variant::from(bytes)));
+            properties.push(("MemorySwapMax", Variant::from(0_u64)));
+        }
+        if let Some(most) = pids {
+            properties.push(("TasksMax", Variant::from(u64::from(most))));
+        }
+        if let Some(us) = cpu_us_per_s {
+            properties.push(("CPUQuotaPerSecUSec", Variant::from(us)));
+        }
+        let ask = async {
+            manager()
+                .await?
+                .start_transient_unit(&slice, "fail", &properties, &[])
+                .await
+                .map_err(|e| SandboxError::Systemd(e.to_string()))
+        };
+        tokio::time::timeout(PATIENCE, ask)
+            .await
+            .unwrap_or_else(|_| Err(SandboxError::Systemd("no answer in time".to_owned())))?;
+        Ok(Self { name: slice })
+    }
+
+    /// The unit's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where its cgroup is: beneath the user manager's own.
+    pub(crate) async fn directory(&self) -> Result<std::path::PathBuf, SandboxError> {
+        let parent = self.name.split_once('-').map_or("", |(parent, _)| parent);
+        let uid = nix::unistd::Uid::effective();
+        let dir = directory(&format!(
+            "/user.slice/user-{uid}.slice/user@{uid}.service/{parent}.slice/{}",
+            self.name
+        ));
+        let appear = async {
+            while !dir.is_dir() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, appear)
+            .await
+            .map_err(|_| SandboxError::Systemd(format!("{} did not appear", dir.display())))?;
+        Ok(dir)
+    }
+
+    /// Ends it.
+    pub(crate) async fn stop(&self) -> Result<(), SandboxError> {
+        let ask = async {
+            manager()
+                .await?
+                .stop_unit(&self.name, "replace")
+                .await
+                .map_err(|e| SandboxError::Systemd(e.to_string()))
+        };
+        tokio::time::timeout(PATIENCE, ask)
+            .await
+            .unwrap_or_else(|_| Err(SandboxError::Systemd("no answer in time".to_owned())))
+            .map(drop)
+    }
+}

@@ -1,0 +1,201 @@
+//! The recipe as an OCI bundle: `config.json` of the OCI runtime specification, version 1.0.2.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    Capability, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxNamespace,
+    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder, LinuxSeccomp, Mount,
+    MountBuilder, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
+    SpecBuilder, UserBuilder,
+};
+
+use nix::sys::resource::{Resource, getrlimit};
+
+use crate::privileges::{CAPABILITIES, MASKED_PATHS, OPEN_FILES, READONLY_PATHS};
+use crate::spec::{Access, SandboxSpec, UserIds};
+
+/// What the bundle says beyond the recipe: where the worker puts things.
+pub(super) struct Placement<'a> {
+    /// The root file system, as the worker mounts it.
+    pub(super) rootfs: &'a Path,
+    /// Sources of the recipe's mounts, in their order, as the worker mounts them.
+    pub(super) sources: &'a [PathBuf],
+    /// Files that stand for `/etc/resolv.conf` and its kind: host path and name in `/etc`.
+    pub(super) etc: &'a [(PathBuf, &'static str)],
+    /// The pinned user namespace.
+    pub(super) user_namespace: &'a Path,
+    /// The pinned network namespace; without it the container makes an empty one.
+    pub(super) network_namespace: Option<&'a Path>,
+    /// The container's own cgroup.
+    pub(super) cgroup: &'a str,
+}
+
+/// Writes the recipe as the specification has it.
+pub(super) fn config(
+    spec: &SandboxSpec,
+    user: &UserIds,
+    seccomp: LinuxSeccomp,
+    place: &Placement<'_>,
+) -> Result<Spec, OciSpecError> {
+    let user = UserBuilder::default()
+        .uid(user.uid)
+        .gid(user.gid)
+        .umask(0o022_u32)
+        .additional_gids(user.groups.clone())
+        .build()?;
+    // Nobody may raise a hard limit, so a host with a lower one keeps it.
+    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(OPEN_FILES, |(_, hard)| hard);
+    let open_files = PosixRlimitBuilder::default()
+        .typ(PosixRlimitType::RlimitNofile)
+        .soft(OPEN_FILES.min(most))
+        .hard(OPEN_FILES.min(most))
+        .build()?;
+    let core = PosixRlimitBuilder::default()
+        .typ(PosixRlimitType::RlimitCore)
+        .soft(0_u64)
+        .hard(0_u64)
+        .build()?;
+    let process = ProcessBuilder::default()
+        .terminal(false)
+        .user(user)
+        .args(spec.args.clone())
+        .env(
+            spec.env
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect::<Vec<_>>(),
+        )
+        .cwd(&spec.cwd)
+        .capabilities(capabilities()?)
+        .rlimits(vec![open_files, core])
+        .no_new_privileges(true)
+        .build()?;
+    let linux = LinuxBuilder::default()
+        .cgroups_path(place.cgroup)
+        .resources(LinuxResourcesBuilder::default().build()?)
+        .namespaces(namespaces(place)?)
+        .seccomp(seccomp)
+        .masked_paths(MASKED_PATHS.map(str::to_owned).to_vec())
+        .readonly_paths(READONLY_PATHS.map(str::to_owned).to_vec())
+        .build()?;
+    let mut config = SpecBuilder::default()
+        .version("1.0.2")
+        .process(process)
+        .root(
+            RootBuilder::default()
+                .path(place.rootfs)
+                .readonly(false)
+                .build()?,
+        )
+        .hostname("bryo")
+        .mounts(mounts(spec, place)?)
+        .linux(linux)
+        .build()?;
+    // The builder's default uid mappings would contradict the namespace that is joined.
+    if let Some(linux) = config.linux_mut() {
+        linux.set_uid_mappings(None).set_gid_mappings(None);
+    }
+    Ok(config)
+}
+
+fn capabilities() -> Result<LinuxCapabilities, OciSpecError> {
+    let mut set = HashSet::new();
+    for name in CAPABILITIES {
+        let capability = name
+            .parse::<Capability>()
+            .map_err(|e| OciSpecError::Other(format!("{name}: {e}")))?;
+        set.insert(capability);
+    }
+    let mut capabilities = LinuxCapabilitiesBuilder::default()
+        .bounding(set.clone())
+        .effective(set.clone())
+        .permitted(set)
+        .build()?;
+    // Inheritable and ambient capabilities would pass to an unprivileged user of the image.
+    capabilities
+        .set_inheritable(Some(HashSet::new()))
+        .set_ambient(Some(HashSet::new()));
+    Ok(capabilities)
+}
+
+fn namespaces(place: &Placement<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+    use LinuxNamespaceType as Type;
+    let new = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
+    let join = |typ, path: &Path| LinuxNamespaceBuilder::default().typ(typ).path(path).build();
+    let mut all = vec![join(Type::User, place.user_namespace)?];
+    for typ in [Type::Pid, Type::Ipc, Type::Uts, Type::Mount, Type::Cgroup] {
+        all.push(new(typ)?);
+    }
+    all.push(match place.network_namespace {
+        Some(path) => join(Type::Network, path)?,
+        None => new(Type::Network)?,
+    });
+    Ok(all)
+}
+
+fn mounts(spec: &SandboxSpec, place: &Placement<'_>) -> Result<Vec<Mount>, OciSpecError> {
+    let kernel = |to: &str, typ: &str, options: &[&str]| {
+        MountBuilder::default()
+            .destination(to)
+            .typ(typ)
+            .source(typ)
+            .options(options.iter().map(ToString::to_string).collect::<Vec<_>>())
+            .build()
+    };
+    let bind = |from: &Path, to: &Path, access: Access| {
+        let access = match access {
+            Access::ReadOnly => "ro",
+            Access::ReadWrite => "rw",
+        };
+        MountBuilder::default()
+            .destination(to)
+            .typ("bind")
+            .source(from)
+            .options(
+                ["bind", access, "nosuid", "nodev", "private"]
+                    .map(str::to_owned)
+                    .to_vec(),
+            )
+            .build()
+    };
+    let mut all = vec![
+        kernel("/proc", "proc", &["nosuid", "noexec", "nodev"])?,
+        kernel(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=64k"],
+        )?,
+        kernel(
+            "/dev/pts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+            ],
+        )?,
+        kernel(
+            "/dev/shm",
+            "tmpfs",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=64m"],
+        )?,
+        kernel("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
+        kernel("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
+        kernel(
+            "/sys/fs/cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "ro"],
+        )?,
+    ];
+    for (file, name) in place.etc {
+        all.push(bind(file, &Path::new("/etc").join(name), Access::ReadOnly)?);
+    }
+    for (mount, source) in spec.mounts.iter().zip(place.sources) {
+        all.push(bind(source, &mount.guest, mount.access)?);
+    }
+    Ok(all)
+}

@@ -1,0 +1,124 @@
+//! The crun runtime: a bundle of our own, started by crun(1), no engine anywhere.
+
+mod bundle;
+mod sandbox;
+mod worker;
+
+pub(crate) use sandbox::CrunSandbox;
+pub(crate) use worker::worker_main;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bryo_model::NetworkMode;
+use bryo_process::find_program;
+use oci_spec::runtime::LinuxSeccomp;
+
+use crate::network::{NetworkHelper, NetworkProgram, close_link_local};
+use crate::userns::{Nested, UserNamespace};
+use crate::{Missing, SandboxError, seccomp};
+
+/// What the crun runtime needs of the host.
+#[derive(Clone, Debug)]
+pub(crate) struct CrunRuntime {
+    crun: PathBuf,
+    network: Result<NetworkProgram, Missing>,
+    seccomp: LinuxSeccomp,
+    /// Where crun keeps its state; on a host with systemd a directory that goes at logout.
+    state: PathBuf,
+    userns: Arc<UserNamespace>,
+}
+
+impl CrunRuntime {
+    /// What is missing on this host for the crun runtime; empty when it can be used.
+    pub(crate) fn missing(network: NetworkMode) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        if find_program("crun").is_none() {
+            missing.push(Missing::new(
+                "crun is not installed",
+                "install it: apt install crun (Debian), dnf install crun (Fedora)",
+            ));
+        }
+        missing.extend(seccomp::find_profile().err());
+        if network == NetworkMode::Isolated {
+            missing.extend(NetworkProgram::find().err());
+        }
+        if !overlay_is_known() {
+            missing.push(Missing::new(
+                "the kernel has no overlay file system",
+                "load it: sudo modprobe overlay, and name it in /etc/modules-load.d",
+            ));
+        }
+        missing
+    }
+
+    /// Reads what the runtime needs. `state` is a directory of the agent for crun's own files.
+    pub(crate) fn new(userns: Arc<UserNamespace>, state: &Path) -> Result<Self, SandboxError> {
+        let crun = find_program("crun")
+            .ok_or_else(|| SandboxError::Host(Self::missing(NetworkMode::None)))?;
+        let profile = seccomp::find_profile().map_err(|m| SandboxError::Host(vec![m]))?;
+        Ok(Self {
+            crun,
+            network: NetworkProgram::find(),
+            seccomp: seccomp::load(&profile)?,
+            state: state.to_owned(),
+            userns,
+        })
+    }
+
+    /// Makes the namespaces of an attempt, and its network, before they are needed.
+    pub(crate) async fn ready(
+        &self,
+        name: &str,
+        mode: NetworkMode,
+        work: &Path,
+    ) -> Result<Ready, SandboxError> {
+        let isolated = mode == NetworkMode::Isolated;
+        let nested = self.userns.nest(name, isolated).await?;
+        let mut ready = Ready {
+            nested,
+            network: None,
+        };
+        if isolated {
+            match self.connect(&ready.nested, work).await {
+                Ok(helper) => ready.network = Some(helper),
+                Err(error) => {
+                    let _ = self.userns.unnest(&ready.nested).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(ready)
+    }
+
+    async fn connect(&self, nested: &Nested, work: &Path) -> Result<NetworkHelper, SandboxError> {
+        let program = self
+            .network
+            .as_ref()
+            .map_err(|missing| SandboxError::Host(vec![missing.clone()]))?;
+        let helper = program.start(&self.userns, nested, work).await?;
+        let net = nested.net().unwrap_or(nested.user());
+        close_link_local(&nested.on_host(nested.user()), &nested.on_host(net)).await?;
+        Ok(helper)
+    }
+
+    /// Lets go of namespaces that no sandbox took.
+    pub(crate) async fn release(&self, ready: Ready) -> Result<(), SandboxError> {
+        drop(ready.network);
+        self.userns.unnest(&ready.nested).await
+    }
+}
+
+/// The namespaces of an attempt, made before they are needed.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    nested: Nested,
+    network: Option<NetworkHelper>,
+}
+
+/// Built in, loaded, or loadable: a module that is not loaded cannot be loaded from a user namespace on every host,
+/// so only what the kernel lists counts.
+fn overlay_is_known() -> bool {
+    std::fs::read_to_string("/proc/filesystems")
+        .is_ok_and(|text| text.lines().any(|l| l.ends_with("\toverlay")))
+}

@@ -1,0 +1,340 @@
+//! A living container of the crun runtime.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bryo_model::NetworkMode;
+use bryo_process::{Program, Running, Stdio};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::bundle::{self, Placement};
+use super::worker::{self, HostMount, Instructions};
+use super::{CrunRuntime, Ready};
+use crate::cgroup::{JobCgroup, name_of};
+use crate::logs::Logs;
+use crate::network::DNS;
+use crate::proc::handles;
+use crate::userns::{Role, UserNamespace};
+use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
+
+/// The container's own cgroup below the job's.
+const BOX: &str = "box";
+
+/// crun needs milliseconds for this.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A container, not yet started, running, or ended.
+#[derive(Debug)]
+pub(crate) struct CrunSandbox {
+    name: String,
+    crun: PathBuf,
+    state: PathBuf,
+    userns: Arc<UserNamespace>,
+    ready: Option<Ready>,
+    cgroup: JobCgroup,
+    work: PathBuf,
+    running: Option<Running>,
+}
+
+impl CrunSandbox {
+    /// Writes the bundle. Nothing of the job runs yet, and its limits are in force already.
+    pub(crate) fn create(
+        runtime: &CrunRuntime,
+        spec: &SandboxSpec,
+        ready: Ready,
+        cgroup: JobCgroup,
+    ) -> Result<Self, (Self, SandboxError)> {
+        let sandbox = Self {
+            name: spec.name.to_string(),
+            crun: runtime.crun.clone(),
+            state: runtime.state.clone(),
+            userns: Arc::clone(&runtime.userns),
+            ready: Some(ready),
+            cgroup,
+            work: spec.work.clone(),
+            running: None,
+        };
+        match sandbox.write(runtime, spec) {
+            Ok(()) => Ok(sandbox),
+            Err(error) => Err((sandbox, error)),
+        }
+    }
+
+    fn write(&self, runtime: &CrunRuntime, spec: &SandboxSpec) -> Result<(), SandboxError> {
+        let Root::Layers { dirs, user } = &spec.root else {
+            return Err(SandboxError::Crun(
+                "it can only run unpacked layers".to_owned(),
+            ));
+        };
+        let nested = match &self.ready {
+            Some(ready) => &ready.nested,
+            None => return Err(SandboxError::Helper("the namespaces are gone".to_owned())),
+        };
+        let place = self.userns.base().join("box");
+        let etc = etc_files(spec.network);
+        let etc_paths: Vec<_> = etc
+            .iter()
+            .map(|(name, _)| (worker::etc_file(&place, name), *name))
+            .collect();
+        let sources: Vec<_> = (0..spec.mounts.len())
+            .map(|index| worker::mount_source(&place, index))
+            .collect();
+        let config = bundle::config(
+            spec,
+            user,
+            runtime.seccomp.clone(),
+            &Placement {
+                rootfs: &worker::rootfs(&place),
+                sources: &sources,
+                etc: &etc_paths,
+                user_namespace: nested.user(),
+                network_namespace: nested.net(),
+                cgroup: &name_of(&self.cgroup.dir().join(BOX)),
+            },
+        )
+        .map_err(|e| SandboxError::Crun(e.to_string()))?;
+        let instructions = Instructions {
+            helper: self.userns.pid(),
+            place,
+            layers: dirs.clone(),
+            overlay: self.overlay(),
+            mounts: spec
+                .mounts
+                .iter()
+                .map(|mount| HostMount {
+                    host: mount.host.clone(),
+                    read_only: mount.access == Access::ReadOnly,
+                })
+                .collect(),
+            etc: etc
+                .into_iter()
+                .map(|(name, text)| (name.to_owned(), text))
+                .collect(),
+            crun: self.crun_run(),
+        };
+        for dir in [self.bundle(), self.overlay()] {
+            fs::create_dir(&dir).map_err(SandboxError::file("make", &dir))?;
+        }
+        fs::create_dir_all(&self.state).map_err(SandboxError::file("make", &self.state))?;
+        write_json(&self.bundle().join("config.json"), &config)?;
+        write_json(&self.instructions(), &instructions)
+    }
+
+    fn bundle(&self) -> PathBuf {
+        self.work.join("bundle")
+    }
+
+    fn overlay(&self) -> PathBuf {
+        self.work.join("overlay")
+    }
+
+    fn instructions(&self) -> PathBuf {
+        self.work.join("worker.json")
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.work.join("pid")
+    }
+
+    fn crun_log(&self) -> PathBuf {
+        self.work.join("crun.log")
+    }
+
+    fn crun_run(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec![self.crun.clone().into()];
+        args.extend(self.crun_options());
+        args.extend(["run".into(), "--bundle".into(), self.bundle().into()]);
+        args.extend(["--pid-file".into(), self.pid_file().into()]);
+        args.push(self.name.clone().into());
+        args
+    }
+
+    fn crun_options(&self) -> [OsString; 4] {
+        let mut log = OsString::from("--log=file:");
+        log.push(self.crun_log());
+        [
+            "--root".into(),
+            self.state.clone().into(),
+            "--cgroup-manager=cgroupfs".into(),
+            log,
+        ]
+    }
+
+    /// Starts the job.
+    pub(crate) fn start(&mut self) -> Result<Logs, SandboxError> {
+        let mut running = Program::new("/proc/self/exe")
+            .arg(Role::Worker.name())
+            .arg(self.instructions())
+            .start(Stdio::OutputPiped)
+            .map_err(SandboxError::program("start the worker"))?;
+        let (_, stdout, stderr) = running.take_pipes();
+        self.running = Some(running);
+        match (stdout, stderr) {
+            (Some(stdout), Some(stderr)) => Ok(Logs::of_pipes(stdout, stderr)),
+            _ => Err(SandboxError::Crun("it has no output".to_owned())),
+        }
+    }
+
+    /// Waits for the end of the job's first process, and with it of all others.
+    pub(crate) async fn wait(&mut self) -> Result<Exit, SandboxError> {
+        let running = self
+            .running
+            .as_mut()
+            .ok_or_else(|| SandboxError::Crun("it was not started".to_owned()))?;
+        let status = running
+            .wait()
+            .await
+            .map_err(SandboxError::program("wait for crun"))?;
+        // crun writes to its log only when it could not make or start the container.
+        let log = fs::read_to_string(self.crun_log()).unwrap_or_default();
+        if let Some(why) = first_error(&log) {
+            return match command_is_missing(&why) {
+                true => Ok(Exit::NotStarted(why)),
+                false => Err(SandboxError::Crun(why)),
+            };
+        }
+        if !self.pid_file().exists() {
+            let why = fs::read_to_string(worker::error_file(&self.instructions()))
+                .unwrap_or_else(|_| format!("the worker ended with {status}"));
+            return Err(SandboxError::Crun(why));
+        }
+        status
+            .code()
+            .map(Exit::Code)
+            .ok_or_else(|| SandboxError::Crun(format!("it ended with {status}")))
+    }
+
+    /// Whether the worker, and not the job, wrote to the output: the container was never made.
+    pub(crate) fn never_began(&self) -> bool {
+        !self.pid_file().exists()
+    }
+
+    /// Sends a signal to the job's first process. Returns whether that process can notice it at all: the first process
+    /// of a pid namespace is only ever killed by signals that it handles, and by `SIGKILL`.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        let Some(pid) = self.init_pid() else {
+            return false;
+        };
+        if !handles(pid.as_raw(), signal) {
+            return false;
+        }
+        kill(pid, signal).is_ok()
+    }
+
+    /// The process id, if the process still belongs to this job: an id may have been used again.
+    fn init_pid(&self) -> Option<Pid> {
+        let pid: i32 = fs::read_to_string(self.pid_file())
+            .ok()?
+            .trim()
+            .parse()
+            .ok()?;
+        let line = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let cgroup = crate::cgroup::own_line(&line)?;
+        let ours = name_of(self.cgroup.dir());
+        cgroup.starts_with(&ours).then(|| Pid::from_raw(pid))
+    }
+
+    /// Kills everything of the job.
+    pub(crate) fn kill(&mut self) -> Result<(), SandboxError> {
+        let result = self.cgroup.kill();
+        // crun may not have put anything into the cgroup yet; then the worker itself is what there is.
+        if self.never_began()
+            && let Some(running) = &self.running
+        {
+            running.signal(Signal::SIGKILL);
+        }
+        result
+    }
+
+    pub(crate) fn cgroup(&self) -> &JobCgroup {
+        &self.cgroup
+    }
+
+    /// Removes everything of the container but its work directory. Safe to repeat.
+    pub(crate) async fn close(&mut self) -> Vec<Leftover> {
+        let mut left = Vec::new();
+        if let Some(mut running) = self.running.take() {
+            let _ = self.cgroup.kill();
+            running.kill().await;
+        }
+        left.extend(self.cgroup.remove().await);
+        if self.state.join(&self.name).exists() {
+            let delete = self
+                .userns
+                .inside()
+                .arg(&self.crun)
+                .args(self.crun_options())
+                .args(["delete", "--force"])
+                .arg(&self.name);
+            if let Err(error) = delete.finish(b"", 4096, PATIENCE).await {
+                left.push(Leftover(format!("crun state of {}: {error}", self.name)));
+            }
+        }
+        if let Some(ready) = self.ready.take() {
+            drop(ready.network);
+            if let Err(error) = self.userns.unnest(&ready.nested).await {
+                left.push(Leftover(format!("namespaces of {}: {error}", self.name)));
+            }
+        }
+        left
+    }
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), SandboxError> {
+    let text = serde_json::to_vec(value).map_err(|e| SandboxError::Crun(e.to_string()))?;
+    fs::write(path, text).map_err(SandboxError::file("write", path))
+}
+
+/// What the job finds in `/etc` instead of the image's own.
+fn etc_files(network: NetworkMode) -> Vec<(&'static str, String)> {
+    let resolver = match network {
+        NetworkMode::None => String::new(),
+        NetworkMode::Isolated => format!("nameserver {DNS}\n"),
+    };
+    vec![
+        ("resolv.conf", resolver),
+        (
+            "hosts",
+            "127.0.0.1 localhost bryo\n::1 localhost bryo\n".to_owned(),
+        ),
+        ("hostname", "bryo\n".to_owned()),
+    ]
+}
+
+/// The first line of crun's log that is not a warning, without its time stamp.
+fn first_error(log: &str) -> Option<String> {
+    let without_time = |line: &str| match line.split_once(": ") {
+        Some((time, text)) if time.starts_with(|c: char| c.is_ascii_digit()) => text.to_owned(),
+        _ => line.to_owned(),
+    };
+    log.lines()
+        .map(|line| without_time(line.trim()))
+        .find(|text| !text.is_empty() && !text.starts_with("[WARNING]"))
+}
+
+/// crun tells a missing command apart only in words, and only in its own log, where no job can write.
+fn command_is_missing(why: &str) -> bool {
+    let why = why.to_ascii_lowercase();
+    ["executable file", "exec ", "cannot find", "open executable"]
+        .iter()
+        .any(|words| why.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_of_crun() {
+        let log = "2026-11-21T09:00:00.1Z: executable file `nope` not found in $PATH\n";
+        let why = first_error(log).unwrap();
+        assert!(why.starts_with("executable file") && command_is_missing(&why));
+        assert_eq!(first_error(""), None);
+        let mount = first_error("2026-11-21T09:00:00Z: mount `proc`: Permission denied\n").unwrap();
+        assert!(!command_is_missing(&mount));
+    }
+}

@@ -1,0 +1,253 @@
+//! The worker: makes the mounts of one job in a mount namespace of its own and becomes `crun`.
+//!
+//! ```text
+//!  BASE/box/            a tmpfs, only in this mount namespace
+//!      root/            overlay: the image's layers below, a fresh upper directory on top
+//!      mounts/0, 1, ..  what the job sees of the host, already read-only, nosuid and nodev
+//!      etc/             resolv.conf, hosts, hostname
+//! ```
+//!
+//! Its mounts live as long as the last process of the job and can be left behind by nobody: they are in no other mount
+//! namespace. The paths lie beneath the helper's own directory because the job's ids cannot walk the agent's home.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid, chown};
+use serde::{Deserialize, Serialize};
+
+use crate::userns::join;
+
+/// The kernel takes mount options of one page, its end included.
+const OPTIONS: usize = 4095;
+
+/// What the worker is told, in a file named by its only argument.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Instructions {
+    pub(super) helper: i32,
+    /// Where the box goes.
+    pub(super) place: PathBuf,
+    /// Topmost first.
+    pub(super) layers: Vec<PathBuf>,
+    /// Directory for the job's own changes; `upper` and `work` are made in it.
+    pub(super) overlay: PathBuf,
+    pub(super) mounts: Vec<HostMount>,
+    /// Contents of files in `/etc`.
+    pub(super) etc: Vec<(String, String)>,
+    pub(super) crun: Vec<OsString>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HostMount {
+    pub(super) host: PathBuf,
+    pub(super) read_only: bool,
+}
+
+/// Where things are inside the box.
+pub(super) fn rootfs(place: &Path) -> PathBuf {
+    place.join("root")
+}
+
+pub(super) fn mount_source(place: &Path, index: usize) -> PathBuf {
+    place.join("mounts").join(index.to_string())
+}
+
+pub(super) fn etc_file(place: &Path, name: &str) -> PathBuf {
+    place.join("etc").join(name)
+}
+
+/// The worker's main function.
+pub(crate) fn worker_main(args: &[OsString]) -> Result<(), String> {
+    let [file] = args else {
+        return Err("usage: INSTRUCTIONS".to_owned());
+    };
+    // What goes wrong is told in a file: standard error is the job's.
+    let result = work(file);
+    if let Err(why) = &result {
+        let _ = fs::write(error_file(Path::new(file)), why);
+    }
+    result.map_err(|_| String::new())
+}
+
+/// Where the worker says why it failed.
+pub(super) fn error_file(instructions: &Path) -> PathBuf {
+    instructions.with_extension("error")
+}
+
+fn work(file: &OsStr) -> Result<(), String> {
+    let text = fs::read(file).map_err(|e| format!("{}: {e}", Path::new(file).display()))?;
+    let todo: Instructions = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+    join(OsStr::new(&todo.helper.to_string()))?;
+    unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(|e| format!("could not make a mount namespace: {e}"))?;
+    make_box(&todo)?;
+    let [crun, rest @ ..] = todo.crun.as_slice() else {
+        return Err("no command".to_owned());
+    };
+    let error = Command::new(crun).args(rest).exec();
+    Err(format!(
+        "could not start {}: {error}",
+        Path::new(crun).display()
+    ))
+}
+
+fn make_box(todo: &Instructions) -> Result<(), String> {
+    let place = &todo.place;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    do_mount(
+        Some("bryo"),
+        place,
+        Some("tmpfs"),
+        flags,
+        Some("mode=755,size=1m".as_ref()),
+    )?;
+    for dir in ["root", "mounts", "etc"] {
+        make_dir(&place.join(dir))?;
+    }
+    for (name, text) in &todo.etc {
+        let path = etc_file(place, name);
+        fs::write(&path, text).map_err(|e| format!("could not write {}: {e}", path.display()))?;
+    }
+    for (index, entry) in todo.mounts.iter().enumerate() {
+        bind(entry, &mount_source(place, index))?;
+    }
+    overlay(todo)
+}
+
+fn overlay(todo: &Instructions) -> Result<(), String> {
+    let (upper, work) = (todo.overlay.join("upper"), todo.overlay.join("work"));
+    make_dir(&upper)?;
+    make_dir(&work)?;
+    // The attributes of the upper directory are those of the job's `/`.
+    chown(&upper, Some(Uid::from_raw(1)), Some(Gid::from_raw(1)))
+        .map_err(|e| format!("could not give {} to the job: {e}", upper.display()))?;
+    // volatile: the upper directory dies with the job, so nothing of it needs to reach the disk.
+    let mut options = OsString::from("userxattr,volatile,lowerdir=");
+    let shared = shared_directory(&todo.layers);
+    if let Some(dir) = shared {
+        std::env::set_current_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    }
+    for (index, layer) in todo.layers.iter().enumerate() {
+        if index > 0 {
+            options.push(":");
+        }
+        let name = shared.and_then(|dir| layer.strip_prefix(dir).ok());
+        options.push(escaped(name.unwrap_or(layer)));
+    }
+    options.push(",upperdir=");
+    options.push(escaped(&upper));
+    options.push(",workdir=");
+    options.push(escaped(&work));
+    if options.len() > OPTIONS {
+        return Err(format!(
+            "the image has too many layers ({}) for one overlay mount; squash it",
+            todo.layers.len()
+        ));
+    }
+    let root = rootfs(&todo.place);
+    do_mount(
+        Some("overlay"),
+        &root,
+        Some("overlay"),
+        MsFlags::MS_NODEV,
+        Some(&options),
+    )
+    .map_err(|e| {
+        format!("{e}; the host's kernel must allow overlay mounts in user namespaces (5.11 or newer), and the cache directory must not be on an overlay itself")
+    })
+}
+
+/// The directory that the layers' own directories are in: named relative to it, many fit into one page of options.
+fn shared_directory(layers: &[PathBuf]) -> Option<&Path> {
+    let dir = layers.first()?.parent()?.parent()?;
+    layers
+        .iter()
+        .all(|layer| layer.starts_with(dir))
+        .then_some(dir)
+}
+
+/// `:` separates layers and `,` options; both can stand in a user's path.
+fn escaped(path: &Path) -> OsString {
+    let mut out = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b':' | b',' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(*byte);
+    }
+    OsString::from(OsStr::from_bytes(&out))
+}
+
+fn bind(entry: &HostMount, at: &Path) -> Result<(), String> {
+    if entry.host.is_dir() {
+        make_dir(at)?;
+    } else {
+        fs::write(at, "").map_err(|e| format!("could not make {}: {e}", at.display()))?;
+    }
+    do_mount(Some(&entry.host), at, None, MsFlags::MS_BIND, None)?;
+    let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    if entry.read_only {
+        flags |= MsFlags::MS_RDONLY;
+    }
+    // A mount that the host made noexec or noatime keeps that: the kernel locks such flags in a user namespace.
+    let kept = nix::sys::statvfs::statvfs(at)
+        .map(|s| s.flags())
+        .map_err(|e| format!("could not look at {}: {e}", at.display()))?;
+    for (flag, keep) in [
+        (nix::sys::statvfs::FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (nix::sys::statvfs::FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (
+            nix::sys::statvfs::FsFlags::ST_NODIRATIME,
+            MsFlags::MS_NODIRATIME,
+        ),
+        (
+            nix::sys::statvfs::FsFlags::ST_RELATIME,
+            MsFlags::MS_RELATIME,
+        ),
+        (nix::sys::statvfs::FsFlags::ST_RDONLY, MsFlags::MS_RDONLY),
+    ] {
+        if kept.contains(flag) {
+            flags |= keep;
+        }
+    }
+    do_mount(None::<&Path>, at, None, flags, None)
+}
+
+fn make_dir(path: &Path) -> Result<(), String> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|e| format!("could not make {}: {e}", path.display())),
+    }
+}
+
+fn do_mount<S: AsRef<Path>>(
+    source: Option<S>,
+    at: &Path,
+    kind: Option<&str>,
+    flags: MsFlags,
+    options: Option<&OsStr>,
+) -> Result<(), String> {
+    mount(source.as_ref().map(AsRef::as_ref), at, kind, flags, options).map_err(|e| {
+        format!(
+            "could not mount {} at {}: {e}",
+            kind.unwrap_or("bind"),
+            at.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separators_in_paths_are_escaped() {
+        assert_eq!(escaped(Path::new("/a:b,c\\d")), "/a\\:b\\,c\\\\d");
+    }
+}

@@ -1,0 +1,194 @@
+//! The door to one Podman service.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper::{Method, StatusCode};
+use serde::Deserialize;
+use tokio::net::UnixStream;
+
+use super::container::PodmanContainer;
+use super::create::{Create, Host, Placement, hosts_file};
+use super::error::RequestError;
+use super::info::{self, PodmanInfo};
+use super::request::{Answer, Call};
+use crate::{SandboxError, SandboxSpec};
+
+/// The first container of an image makes podman write the image again for the job's ids, which takes its time.
+const CREATING: Duration = Duration::from_secs(60);
+
+/// A service that does not even answer a ping by then is stuck.
+const PING: Duration = Duration::from_secs(10);
+
+/// Removing a container that runs kills it first.
+const REMOVING: Duration = Duration::from_secs(30);
+
+/// One service, reached by one socket. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct PodmanClient {
+    socket: PathBuf,
+    info: PodmanInfo,
+}
+
+impl PodmanClient {
+    /// Connects, and asks what kind of Podman it is.
+    ///
+    /// # Errors
+    ///
+    /// When nobody or somebody else listens there, or the service cannot run jobs (see [`PodmanInfo`]).
+    pub(crate) async fn connect(socket: &Path) -> Result<Self, SandboxError> {
+        owned_by_us(socket).await?;
+        let info = ask(socket).await?;
+        Ok(Self {
+            socket: socket.to_owned(),
+            info,
+        })
+    }
+
+    /// Connects to a service that was asked before. If it is not the same version any more, it is asked again.
+    ///
+    /// # Errors
+    ///
+    /// As [`PodmanClient::connect`].
+    pub(crate) async fn connect_known(
+        socket: &Path,
+        known: PodmanInfo,
+    ) -> Result<Self, SandboxError> {
+        owned_by_us(socket).await?;
+        let answer = Call::get("/_ping").within(PING).send(socket).await;
+        let answer = answer.map_err(|e| e.during("reach the service"))?;
+        let version = answer.headers.get("libpod-api-version");
+        let same = version.is_some_and(|v| v.as_bytes() == known.version.as_bytes());
+        let info = if same { known } else { ask(socket).await? };
+        Ok(Self {
+            socket: socket.to_owned(),
+            info,
+        })
+    }
+
+    /// What it told about itself.
+    pub(crate) fn info(&self) -> &PodmanInfo {
+        &self.info
+    }
+
+    /// Makes a container, which does not run yet. On an error nothing is left behind.
+    ///
+    /// If this future is dropped there may be a container of that name: [`PodmanClient::remove`] takes it away.
+    ///
+    /// # Errors
+    ///
+    /// When the recipe is not for podman, or podman refuses it.
+    pub(crate) async fn create(
+        &self,
+        spec: &SandboxSpec,
+        placement: &Placement,
+    ) -> Result<PodmanContainer, SandboxError> {
+        #[derive(Deserialize)]
+        struct Created {
+            #[serde(rename = "Id")]
+            id: String,
+        }
+        let hosts = spec.work.join("hosts");
+        let host = Host {
+            info: &self.info,
+            hosts: &hosts,
+            open_files: most_open_files(),
+        };
+        let recipe = Create::new(spec, placement, &host)?;
+        fs::write(&hosts, hosts_file()).map_err(SandboxError::file("write", &hosts))?;
+        let made = async {
+            let call = Call::post("/containers/create").json(&recipe)?;
+            let answer = self.send(call.within(CREATING)).await?;
+            answer.json::<Created>()
+        };
+        match made.await {
+            Ok(created) => Ok(PodmanContainer::new(
+                self.clone(),
+                created.id,
+                placement.cgroup_dir.clone(),
+            )),
+            // A refusal leaves nothing; after any other end podman may still have made it.
+            Err(error) => {
+                if error.refusal().is_none() {
+                    let _ = self.remove(spec.name.as_str()).await;
+                }
+                Err(error.during("make the container"))
+            }
+        }
+    }
+
+    /// Removes the container of this name or id, running or not, with its anonymous volumes. None is no error.
+    ///
+    /// # Errors
+    ///
+    /// When podman cannot.
+    pub(crate) async fn remove(&self, name: &str) -> Result<(), SandboxError> {
+        let path = format!("/containers/{name}?force=true&v=true&timeout=0&ignore=true");
+        let call = Call::new(Method::DELETE, path).within(REMOVING);
+        match self.send(call).await {
+            Ok(answer) => removed(&answer).map_err(SandboxError::Podman),
+            Err(e)
+                if e.refusal()
+                    .is_some_and(|r| r.status == StatusCode::NOT_FOUND) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(e.during("remove the container")),
+        }
+    }
+
+    pub(super) async fn send(&self, call: Call) -> Result<Answer, RequestError> {
+        call.send(&self.socket).await
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+/// A removal answers with success and tells in the body what went wrong.
+fn removed(answer: &Answer) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct One {
+        #[serde(rename = "Err")]
+        error: Option<serde_json::Value>,
+    }
+    let all: Vec<One> = answer.json().unwrap_or_default();
+    match all.into_iter().find_map(|one| one.error) {
+        Some(error) => Err(format!("could not remove the container: {error}")),
+        None => Ok(()),
+    }
+}
+
+async fn ask(socket: &Path) -> Result<PodmanInfo, SandboxError> {
+    let wire = async { Call::get("/info").send(socket).await?.json::<info::Wire>() };
+    PodmanInfo::read(
+        wire.await
+            .map_err(|e| e.during("ask the service what it is"))?,
+    )
+}
+
+/// A socket of somebody else would be given our mounts.
+async fn owned_by_us(socket: &Path) -> Result<(), SandboxError> {
+    let stream = UnixStream::connect(socket).await;
+    let stream = stream.map_err(SandboxError::file("connect to", socket))?;
+    let peer = stream
+        .peer_cred()
+        .map_err(SandboxError::file("ask who listens on", socket))?;
+    if peer.uid() == nix::unistd::Uid::effective().as_raw() {
+        Ok(())
+    } else {
+        Err(SandboxError::Podman(format!(
+            "the service on {} runs as another user (uid {}); use your own",
+            socket.display(),
+            peer.uid()
+        )))
+    }
+}
+
+/// A rootless container cannot have more than its user.
+fn most_open_files() -> u64 {
+    use nix::sys::resource::{Resource, getrlimit};
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard)
+}

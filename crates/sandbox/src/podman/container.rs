@@ -1,0 +1,253 @@
+//! One container of Podman's, from made to gone.
+//!
+//! ```text
+//! create ──> init ──────────> start ────> wait ──> remove
+//!            namespaces and   attached    exit     idempotent, right
+//!            cgroup exist:    before it   code     from every state
+//!            looked at here   runs
+//! ```
+//!
+//! Why `init` and `start` are two steps: in between, ids and cgroup can be looked at while the job's first instruction
+//! has not run.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::client::PodmanClient;
+use super::error::RequestError;
+use super::logs::PodmanLogs;
+use super::proof;
+use super::request::Call;
+use super::watch::Watch;
+use crate::{Exit, SandboxError};
+
+/// The network helper is started by this one too.
+const STARTING: Duration = Duration::from_secs(60);
+
+/// After the last process is gone, conmon writes the exit code within a millisecond or two. Looks until then: so many,
+/// so far apart; after that `wait` is asked.
+const LOOKS: [u64; 6] = [0, 1, 2, 4, 8, 16];
+
+/// How often a service that is gone is tried again, and how far apart. One started by its socket comes back at once.
+const RECONNECTS: u32 = 5;
+const RECONNECT_AFTER: Duration = Duration::from_millis(200);
+
+/// A container that exists.
+#[derive(Debug)]
+pub(crate) struct PodmanContainer {
+    client: PodmanClient,
+    pub(super) id: String,
+    cgroup_parent: PathBuf,
+    ready: Option<Ready>,
+}
+
+/// What is known of the first process since `init`.
+#[derive(Debug)]
+struct Ready {
+    pid: i32,
+    /// The runtime's, until it becomes the job.
+    name: String,
+    watch: Watch,
+}
+
+/// What became of the job's first process before it was let go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Init {
+    /// It waits for its start.
+    Ready {
+        /// Its number on the host.
+        pid: i32,
+    },
+    /// It will never run: the job's command, directory or user is not in the image. The text is podman's.
+    NotStarted(String),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    state: State,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct State {
+    status: String,
+    pid: i32,
+    exit_code: i32,
+}
+
+impl PodmanContainer {
+    pub(super) fn new(client: PodmanClient, id: String, cgroup_parent: PathBuf) -> Self {
+        Self {
+            client,
+            id,
+            cgroup_parent,
+            ready: None,
+        }
+    }
+
+    /// Makes its namespaces, mounts, network and cgroup, and checks from `/proc` that neither our uid nor our gid is
+    /// mapped and that its cgroup is beneath the placement's.
+    ///
+    /// # Errors
+    ///
+    /// When podman cannot make it, or it is not as confined as it should be; then it must be removed.
+    pub(crate) async fn init(&mut self) -> Result<Init, SandboxError> {
+        let call = self.post("init").within(STARTING);
+        if let Err(error) = self.client.send(call).await {
+            return match error.refusal() {
+                Some(refusal) if refusal.is_job_at_fault() => {
+                    Ok(Init::NotStarted(refusal.message.clone()))
+                }
+                _ => Err(error.during("prepare the container")),
+            };
+        }
+        let inspected = self.inspect().await;
+        let pid = inspected
+            .map_err(|e| e.during("inspect the container"))?
+            .state
+            .pid;
+        if pid <= 0 {
+            return Err(SandboxError::Podman(
+                "the prepared container has no process".to_owned(),
+            ));
+        }
+        let cgroup = proof::before_start(pid, &self.cgroup_parent)?;
+        let watch = Watch::open(&cgroup).map_err(SandboxError::file("watch", cgroup))?;
+        self.ready = Some(Ready {
+            pid,
+            name: proof::name(pid)?,
+            watch,
+        });
+        Ok(Init::Ready { pid })
+    }
+
+    /// Attaches to its output, then lets the job's first process go.
+    ///
+    /// # Errors
+    ///
+    /// When podman cannot.
+    pub(crate) async fn start(&mut self) -> Result<PodmanLogs, SandboxError> {
+        let attach = self.post("attach?stdin=false&stdout=true&stderr=true&stream=true&logs=false");
+        let attached = attach.upgrade(self.client.socket()).await;
+        let (connection, already) = attached.map_err(|e| e.during("attach to the container"))?;
+        let started = self.client.send(self.post("start").within(STARTING)).await;
+        started.map_err(|e| e.during("start the container"))?;
+        Ok(PodmanLogs::new(connection, &already))
+    }
+
+    /// Checks from `/proc` that the started job has our capabilities and no others, can gain none, and is under a system
+    /// call filter. A job that has ended is fine.
+    ///
+    /// # Errors
+    ///
+    /// When it is not so; the caller kills it.
+    pub(crate) async fn verify_running(&self) -> Result<(), SandboxError> {
+        let ready = self.ready()?;
+        proof::running(ready.pid, &ready.name).await
+    }
+
+    /// Waits for the end of the started job. Safe to drop and to call again.
+    ///
+    /// # Errors
+    ///
+    /// When the service goes away while the job runs, since the log stream went through it; when it goes away later and
+    /// does not come back within a second; when it does not know the container any more.
+    pub(crate) async fn wait(&self) -> Result<Exit, SandboxError> {
+        let watch = &self.ready()?.watch;
+        tokio::select! {
+            biased;
+            () = watch.emptied() => {}
+            // The output went through it, so what is missing cannot be known.
+            error = self.service_gone() => {
+                return Err(error.during("watch the container, whose log stream is lost"));
+            }
+        }
+        let mut tries = 0;
+        loop {
+            match self.exit_code().await {
+                Ok(code) => return Ok(Exit::Code(code)),
+                Err(error) if error.refusal().is_none() && tries < RECONNECTS => tries += 1,
+                Err(error) => return Err(error.during("learn how the container ended")),
+            }
+            tokio::time::sleep(RECONNECT_AFTER).await;
+        }
+    }
+
+    /// Sends a signal to the job's first process. One that is over is no error.
+    ///
+    /// # Errors
+    ///
+    /// When podman cannot.
+    pub(crate) async fn signal(&self, signal: i32) -> Result<(), SandboxError> {
+        match self
+            .client
+            .send(self.post(&format!("kill?signal={signal}")))
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(e)
+                if e.refusal()
+                    .is_some_and(|r| r.is_wrong_state() || r.is_no_such_container()) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(e.during("signal the container")),
+        }
+    }
+
+    /// Removes it, running or not. Safe to repeat.
+    ///
+    /// # Errors
+    ///
+    /// When podman cannot.
+    pub(crate) async fn remove(&mut self) -> Result<(), SandboxError> {
+        self.ready = None;
+        self.client.remove(&self.id).await
+    }
+
+    /// Waits until the service breaks a request that it would answer in an hour. It holds no lock meanwhile.
+    async fn service_gone(&self) -> RequestError {
+        let call = self.post("wait?condition=stopped&condition=exited&interval=1h");
+        match self.client.send(call.for_as_long_as_it_takes()).await {
+            Ok(_) => std::future::pending().await,
+            Err(error) => error,
+        }
+    }
+
+    /// The exit code, once it is over.
+    ///
+    /// Why not `wait` at once: it answers when conmon is gone, which first runs a whole `podman container cleanup`; the
+    /// code is known some 50 ms earlier.
+    async fn exit_code(&self) -> Result<i32, RequestError> {
+        for ms in LOOKS {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            let state = self.inspect().await?.state;
+            if matches!(state.status.as_str(), "stopped" | "exited") {
+                return Ok(state.exit_code);
+            }
+        }
+        let call = self.post("wait?condition=stopped&condition=exited&interval=20ms");
+        self.client
+            .send(call.for_as_long_as_it_takes())
+            .await?
+            .json()
+    }
+
+    fn ready(&self) -> Result<&Ready, SandboxError> {
+        self.ready
+            .as_ref()
+            .ok_or_else(|| SandboxError::Podman("the container is not prepared".to_owned()))
+    }
+
+    async fn inspect(&self) -> Result<Inspected, RequestError> {
+        let call = Call::get(format!("/containers/{}/json", self.id));
+        self.client.send(call).await?.json()
+    }
+
+    fn post(&self, what: &str) -> Call {
+        Call::post(format!("/containers/{}/{what}", self.id))
+    }
+}

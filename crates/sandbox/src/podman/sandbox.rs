@@ -1,0 +1,209 @@
+//! A living container of the podman runtime, behind the common contract.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bryo_model::NetworkMode;
+use nix::sys::signal::Signal;
+
+use super::info::CgroupManager;
+use super::{Init, Placement, PodmanClient, PodmanContainer, PodmanInfo, socket_path};
+use crate::cgroup::JobCgroup;
+use crate::logs::Logs;
+use crate::network::close_link_local;
+use crate::proc::{handles, parent_of};
+use crate::runtime::RuntimePlaces;
+use crate::{Delegation, Exit, Leftover, Missing, SandboxError, SandboxSpec};
+
+/// What the podman runtime needs of the host.
+#[derive(Clone, Debug)]
+pub(crate) struct PodmanRuntime {
+    client: PodmanClient,
+}
+
+impl PodmanRuntime {
+    /// Where its socket is, or what is missing.
+    pub(crate) fn socket(places: &RuntimePlaces) -> Result<PathBuf, Missing> {
+        socket_path(
+            places.container_host.as_deref(),
+            places.runtime_dir.as_deref(),
+        )
+    }
+
+    /// Connects. What the service told about itself is kept in `state`, because asking it takes a quarter of a second.
+    pub(crate) async fn connect(socket: &Path, state: &Path) -> Result<Self, SandboxError> {
+        let kept = state.join("podman.json");
+        let known = fs::read(&kept)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<PodmanInfo>(&text).ok());
+        let client = match known.clone() {
+            Some(info) => PodmanClient::connect_known(socket, info).await?,
+            None => PodmanClient::connect(socket).await?,
+        };
+        if known.as_ref() != Some(client.info()) {
+            // Losing this costs the next attempt a question, nothing else.
+            if let Ok(text) = serde_json::to_vec(client.info()) {
+                let _ = fs::create_dir_all(state).and_then(|()| fs::write(&kept, text));
+            }
+        }
+        Ok(Self { client })
+    }
+
+    /// Something the user should know about this podman.
+    pub(crate) fn advice(&self) -> Option<String> {
+        (self.client.info().graph_driver == "vfs").then(|| {
+            "podman uses the storage driver vfs, which copies the whole image for each job; \
+             set driver = \"overlay\" in [storage] of ~/.config/containers/storage.conf and run podman system reset"
+                .to_owned()
+        })
+    }
+
+    /// Whether podman has the image of this id.
+    pub(crate) async fn has_image(&self, id: &str) -> Result<bool, SandboxError> {
+        self.client.image_exists(id).await
+    }
+
+    /// Gives podman an image as an `oci-archive`; it must then have it under this id.
+    pub(crate) async fn load_image(
+        &self,
+        id: &str,
+        archive: impl tokio::io::AsyncRead + Send + 'static,
+    ) -> Result<(), SandboxError> {
+        self.client.load_image(archive).await?;
+        if self.client.image_exists(id).await? {
+            Ok(())
+        } else {
+            Err(SandboxError::Podman(format!(
+                "it took the image but does not know it as {id}"
+            )))
+        }
+    }
+
+    /// Makes the container, with its namespaces and limits; nothing of the job runs yet.
+    pub(crate) async fn create(
+        &self,
+        delegation: &Delegation,
+        spec: &SandboxSpec,
+    ) -> Result<PodmanSandbox, SandboxError> {
+        let name = spec.name.as_str();
+        let (limits, policy) = (&spec.limits, spec.limit_policy);
+        let cgroup = match self.client.info().cgroup_manager {
+            CgroupManager::Cgroupfs => JobCgroup::create(delegation, name, limits, policy)?,
+            CgroupManager::Systemd => JobCgroup::create_slice(name, limits, policy).await?,
+        };
+        let mut sandbox = PodmanSandbox {
+            name: name.to_owned(),
+            client: self.client.clone(),
+            container: None,
+            cgroup,
+            init: None,
+        };
+        match sandbox.make(spec).await {
+            Ok(()) => Ok(sandbox),
+            Err(error) => {
+                sandbox.close().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A container, not yet started, running, or ended.
+#[derive(Debug)]
+pub(crate) struct PodmanSandbox {
+    name: String,
+    client: PodmanClient,
+    container: Option<PodmanContainer>,
+    cgroup: JobCgroup,
+    init: Option<Init>,
+}
+
+impl PodmanSandbox {
+    async fn make(&mut self, spec: &SandboxSpec) -> Result<(), SandboxError> {
+        let placement = Placement {
+            cgroup_parent: self.cgroup.podman_parent(),
+            cgroup_dir: self.cgroup.dir().to_owned(),
+        };
+        let container = self.client.create(spec, &placement).await?;
+        let container = self.container.insert(container);
+        let init = container.init().await?;
+        if let Init::Ready { pid } = init
+            && spec.network == NetworkMode::Isolated
+        {
+            // The network namespace belongs to podman's own user namespace, in which conmon lives: the parent.
+            let owner = parent_of(pid)
+                .ok_or_else(|| SandboxError::Podman("the prepared container is gone".to_owned()))?;
+            let of = |pid: i32, kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
+            close_link_local(&of(owner, "user"), &of(pid, "net")).await?;
+        }
+        self.init = Some(init);
+        Ok(())
+    }
+
+    fn container(&mut self) -> Result<&mut PodmanContainer, SandboxError> {
+        self.container
+            .as_mut()
+            .ok_or_else(|| SandboxError::Podman("the container is gone".to_owned()))
+    }
+
+    /// Starts the job and checks that it is as confined as it was to be.
+    pub(crate) async fn start(&mut self) -> Result<Logs, SandboxError> {
+        if let Some(Init::NotStarted(_)) = self.init {
+            return Ok(Logs::empty());
+        }
+        let container = self.container()?;
+        let logs = container.start().await?;
+        if let Err(error) = container.verify_running().await {
+            let _ = self.kill();
+            return Err(error);
+        }
+        Ok(Logs::of_podman(logs))
+    }
+
+    pub(crate) async fn wait(&mut self) -> Result<Exit, SandboxError> {
+        if let Some(Init::NotStarted(why)) = &self.init {
+            return Ok(Exit::NotStarted(why.clone()));
+        }
+        self.container()?.wait().await
+    }
+
+    /// See [`crate::Sandbox::signal`].
+    pub(crate) async fn signal(&mut self, signal: Signal) -> bool {
+        let Some(Init::Ready { pid }) = self.init else {
+            return false;
+        };
+        if !handles(pid, signal) {
+            return false;
+        }
+        match self.container() {
+            Ok(container) => container.signal(signal as i32).await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Kills everything of the job through the cgroup that holds it, which needs no service to answer.
+    pub(crate) fn kill(&mut self) -> Result<(), SandboxError> {
+        self.cgroup.kill()
+    }
+
+    pub(crate) const fn cgroup(&self) -> &JobCgroup {
+        &self.cgroup
+    }
+
+    /// Removes everything of the container. Safe to repeat.
+    pub(crate) async fn close(&mut self) -> Vec<Leftover> {
+        let mut left = Vec::new();
+        self.init = None;
+        let _ = self.cgroup.kill();
+        let removed = match self.container.take() {
+            Some(mut container) => container.remove().await,
+            // A creation that failed half-way may still have made it.
+            None => self.client.remove(&self.name).await,
+        };
+        if let Err(error) = removed {
+            left.push(Leftover(format!("container {}: {error}", self.name)));
+        }
+        left.extend(self.cgroup.remove().await);
+        left
+    }
+}

@@ -1,0 +1,48 @@
+//! What `/proc` tells about one process.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+
+/// Whether the process has a handler for the signal. The first process of a pid namespace notices no other, and
+/// `SIGKILL`.
+pub(crate) fn handles(pid: i32, signal: Signal) -> bool {
+    caught(&status(pid), signal)
+}
+
+/// Its parent.
+pub(crate) fn parent_of(pid: i32) -> Option<i32> {
+    field(&status(pid), "PPid:")?.parse().ok()
+}
+
+fn status(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .map(str::trim)
+}
+
+/// `SigCgt` of proc_pid_status(5): bit n - 1 for signal n.
+fn caught(status: &str, signal: Signal) -> bool {
+    field(status, "SigCgt:")
+        .and_then(|mask| u64::from_str_radix(mask, 16).ok())
+        .is_some_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handler_for_sigterm_is_bit_14() {
+        let status = "Name:\tx\nPPid:\t42\nSigCgt:\t0000000000004000\n";
+        assert!(caught(status, Signal::SIGTERM));
+        assert_eq!(field(status, "PPid:"), Some("42"));
+        assert!(!caught("SigCgt:\t0000000000000000\n", Signal::SIGTERM));
+        assert!(!caught("", Signal::SIGTERM));
+    }
+}

@@ -1,0 +1,309 @@
+//! The contract that every runtime fulfils, whatever it is made of.
+//!
+//! `ready` → `create` → `start` → (`signal`, `kill`) → `wait` → `close`. Limits are in force and read back after `create`;
+//! the job's first instruction runs after `start`; after `close` nothing is left. `close` may be called at any point.
+
+use std::path::{Path, PathBuf};
+
+use bryo_model::{LimitsInForce, NetworkMode, ResourceUse, RuntimeKind};
+use nix::sys::signal::Signal;
+
+use crate::cgroup::JobCgroup;
+use crate::crun::{self, CrunRuntime, CrunSandbox};
+use crate::logs::Logs;
+use crate::podman::{PodmanRuntime, PodmanSandbox};
+use crate::{Exit, Host, Leftover, Missing, SandboxError, SandboxSpec};
+
+/// Where a runtime finds things that the environment of the process names.
+#[derive(Clone, Debug)]
+pub struct RuntimePlaces {
+    /// A directory of the agent for runtime state, empty after a reboot where possible.
+    pub state: PathBuf,
+    /// `CONTAINER_HOST`.
+    pub container_host: Option<String>,
+    /// `XDG_RUNTIME_DIR`.
+    pub runtime_dir: Option<PathBuf>,
+}
+
+/// How sandboxes are made on this host.
+#[derive(Debug)]
+pub struct Runtime {
+    host: Host,
+    made_by: MadeBy,
+}
+
+#[derive(Debug)]
+enum MadeBy {
+    Crun(Box<CrunRuntime>),
+    Podman(Box<PodmanRuntime>),
+}
+
+impl Runtime {
+    /// Takes the wanted runtime, or without a wish `crun` where the host can do it, else `podman`.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Host`] with everything that is missing and how to get it.
+    pub async fn choose(
+        host: &Host,
+        wanted: Option<RuntimeKind>,
+        network: NetworkMode,
+        places: &RuntimePlaces,
+    ) -> Result<Self, SandboxError> {
+        let crun = || -> Result<MadeBy, SandboxError> {
+            let crun = CrunRuntime::new(host.userns.clone(), &places.state)?;
+            Ok(MadeBy::Crun(Box::new(crun)))
+        };
+        let podman = async |socket: PathBuf| -> Result<MadeBy, SandboxError> {
+            let podman = PodmanRuntime::connect(&socket, &places.state).await?;
+            Ok(MadeBy::Podman(Box::new(podman)))
+        };
+        let made_by = match wanted {
+            Some(RuntimeKind::Crun) => match CrunRuntime::missing(network) {
+                missing if missing.is_empty() => crun()?,
+                missing => return Err(SandboxError::Host(missing)),
+            },
+            Some(RuntimeKind::Podman) => match PodmanRuntime::socket(places) {
+                Ok(socket) => podman(socket).await?,
+                Err(missing) => return Err(SandboxError::Host(vec![missing])),
+            },
+            None => match (CrunRuntime::missing(network), PodmanRuntime::socket(places)) {
+                (missing, _) if missing.is_empty() => crun()?,
+                (_, Ok(socket)) => podman(socket).await?,
+                (for_crun, Err(for_podman)) => return Err(neither(for_crun, for_podman)),
+            },
+        };
+        Ok(Self {
+            host: host.clone(),
+            made_by,
+        })
+    }
+
+    /// Which runtime it is.
+    #[must_use]
+    pub const fn kind(&self) -> RuntimeKind {
+        match self.made_by {
+            MadeBy::Crun(_) => RuntimeKind::Crun,
+            MadeBy::Podman(_) => RuntimeKind::Podman,
+        }
+    }
+
+    /// Something the user should know about the host, though the job can run.
+    #[must_use]
+    pub fn advice(&self) -> Option<String> {
+        match &self.made_by {
+            MadeBy::Crun(_) => None,
+            MadeBy::Podman(podman) => podman.advice(),
+        }
+    }
+
+    /// Whether the runtime keeps images itself and has this one. A runtime that takes unpacked layers has none.
+    ///
+    /// # Errors
+    ///
+    /// When podman does not say.
+    pub async fn has_image(&self, id: &str) -> Result<bool, SandboxError> {
+        match &self.made_by {
+            MadeBy::Crun(_) => Ok(false),
+            MadeBy::Podman(podman) => podman.has_image(id).await,
+        }
+    }
+
+    /// Gives a runtime that keeps images itself this one, as an `oci-archive`.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime keeps none, or does not know the image by its id afterwards.
+    pub async fn load_image(
+        &self,
+        id: &str,
+        archive: impl tokio::io::AsyncRead + Send + 'static,
+    ) -> Result<(), SandboxError> {
+        match &self.made_by {
+            MadeBy::Crun(_) => Err(SandboxError::Crun("it keeps no images".to_owned())),
+            MadeBy::Podman(podman) => podman.load_image(id, archive).await,
+        }
+    }
+
+    /// Makes what an attempt needs before its source is there: namespaces and network.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses.
+    pub async fn ready(
+        &self,
+        name: &str,
+        network: NetworkMode,
+        work: &Path,
+    ) -> Result<Ready, SandboxError> {
+        Ok(Ready(match &self.made_by {
+            MadeBy::Crun(crun) => Some(crun.ready(name, network, work).await?),
+            // Podman makes them with the container.
+            MadeBy::Podman(_) => None,
+        }))
+    }
+
+    /// Lets go of what no sandbox took.
+    ///
+    /// # Errors
+    ///
+    /// When the helper refuses or is gone.
+    pub async fn release(&self, ready: Ready) -> Result<(), SandboxError> {
+        match (&self.made_by, ready.0) {
+            (MadeBy::Crun(crun), Some(ready)) => crun.release(ready).await,
+            (MadeBy::Crun(_), None) | (MadeBy::Podman(_), _) => Ok(()),
+        }
+    }
+
+    /// Makes the sandbox; its limits are in force, nothing of the job runs yet.
+    ///
+    /// # Errors
+    ///
+    /// When a limit cannot be enforced or the runtime refuses. Nothing is left then.
+    pub async fn create(&self, spec: &SandboxSpec, ready: Ready) -> Result<Sandbox, SandboxError> {
+        let living = match (&self.made_by, ready.0) {
+            (MadeBy::Crun(crun), Some(ready)) => {
+                Living::Crun(Box::new(self.create_crun(crun, spec, ready).await?))
+            }
+            (MadeBy::Crun(_), None) => {
+                return Err(SandboxError::Crun(
+                    "its namespaces are not ready".to_owned(),
+                ));
+            }
+            (MadeBy::Podman(podman), _) => {
+                let sandbox = podman.create(&self.host.delegation, spec).await?;
+                Living::Podman(Box::new(sandbox))
+            }
+        };
+        Ok(Sandbox(living))
+    }
+
+    async fn create_crun(
+        &self,
+        crun: &CrunRuntime,
+        spec: &SandboxSpec,
+        ready: crun::Ready,
+    ) -> Result<CrunSandbox, SandboxError> {
+        let cgroup = JobCgroup::create(
+            &self.host.delegation,
+            spec.name.as_str(),
+            &spec.limits,
+            spec.limit_policy,
+        );
+        let cgroup = match cgroup {
+            Ok(cgroup) => cgroup,
+            Err(error) => {
+                let _ = crun.release(ready).await;
+                return Err(error);
+            }
+        };
+        match CrunSandbox::create(crun, spec, ready, cgroup) {
+            Ok(sandbox) => Ok(sandbox),
+            Err((mut sandbox, error)) => {
+                sandbox.close().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What was made ready for an attempt.
+#[derive(Debug)]
+pub struct Ready(Option<crun::Ready>);
+
+/// One rootless container.
+#[derive(Debug)]
+pub struct Sandbox(Living);
+
+#[derive(Debug)]
+enum Living {
+    Crun(Box<CrunSandbox>),
+    Podman(Box<PodmanSandbox>),
+}
+
+impl Sandbox {
+    /// Starts the job. Its output must be read to the end, or the job waits.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime refuses, or the job turns out to be less confined than its recipe says.
+    pub async fn start(&mut self) -> Result<Logs, SandboxError> {
+        match &mut self.0 {
+            Living::Crun(sandbox) => sandbox.start(),
+            Living::Podman(sandbox) => sandbox.start().await,
+        }
+    }
+
+    /// Waits for the end of the job's first process. Safe to drop and to call again.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime could not make the container, or lost it.
+    pub async fn wait(&mut self) -> Result<Exit, SandboxError> {
+        match &mut self.0 {
+            Living::Crun(sandbox) => sandbox.wait().await,
+            Living::Podman(sandbox) => sandbox.wait().await,
+        }
+    }
+
+    /// Asks the job's first process to end. Returns whether it can notice: the first process of a pid namespace is ended
+    /// only by signals that it handles, and by `SIGKILL`; if it has no handler, waiting for it is pointless.
+    pub async fn signal(&mut self, signal: Signal) -> bool {
+        match &mut self.0 {
+            Living::Crun(sandbox) => sandbox.signal(signal),
+            Living::Podman(sandbox) => sandbox.signal(signal).await,
+        }
+    }
+
+    /// Kills everything of the job. [`Sandbox::wait`] then returns.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn kill(&mut self) -> Result<(), SandboxError> {
+        match &mut self.0 {
+            Living::Crun(sandbox) => sandbox.kill(),
+            Living::Podman(sandbox) => sandbox.kill(),
+        }
+    }
+
+    /// What the job used so far, as the kernel counts it.
+    #[must_use]
+    pub fn usage(&self) -> ResourceUse {
+        self.cgroup().usage()
+    }
+
+    /// The limits that were read back from the kernel.
+    #[must_use]
+    pub fn limits_in_force(&self) -> LimitsInForce {
+        self.cgroup().limits_in_force().clone()
+    }
+
+    /// Removes it: processes, cgroup, mounts, namespaces, network. Never stops early; safe to repeat.
+    pub async fn close(&mut self) -> Vec<Leftover> {
+        match &mut self.0 {
+            Living::Crun(sandbox) => sandbox.close().await,
+            Living::Podman(sandbox) => sandbox.close().await,
+        }
+    }
+
+    fn cgroup(&self) -> &JobCgroup {
+        match &self.0 {
+            Living::Crun(sandbox) => sandbox.cgroup(),
+            Living::Podman(sandbox) => sandbox.cgroup(),
+        }
+    }
+}
+
+/// What is missing for each runtime, for people who ask why none can be used.
+fn neither(crun: Vec<Missing>, podman: Missing) -> SandboxError {
+    let tag = |kind: RuntimeKind, missing: Missing| {
+        Missing::new(format!("for {kind}: {}", missing.what), missing.fix)
+    };
+    let mut all: Vec<_> = crun
+        .into_iter()
+        .map(|missing| tag(RuntimeKind::Crun, missing))
+        .collect();
+    all.push(tag(RuntimeKind::Podman, podman));
+    SandboxError::Host(all)
+}

@@ -1,0 +1,80 @@
+//! The recipe of a sandbox: plain data, comparable, made anew for each attempt.
+
+use std::path::PathBuf;
+
+use bryo_model::{ContainerName, LimitPolicy, Limits, NetworkMode};
+
+/// Whether the job may write through a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It may not.
+    ReadOnly,
+    /// It may.
+    ReadWrite,
+}
+
+/// A directory or file of the host that the job sees. Always `nosuid,nodev`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it is on the host; absolute.
+    pub host: PathBuf,
+    /// Where the job sees it; absolute. A mount beneath another one comes after it in the list.
+    pub guest: PathBuf,
+    /// What the job may do with it.
+    pub access: Access,
+}
+
+/// Numeric identity of the job's first process, inside its user namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserIds {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// What the job's root file system is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// Unpacked layers, topmost first, whose files belong to container id + 1 in the helper's user namespace.
+    Layers {
+        /// The directories.
+        dirs: Vec<PathBuf>,
+        /// Who the job runs as.
+        user: UserIds,
+    },
+    /// An image in the user's Podman store.
+    PodmanImage {
+        /// The image id: 64 hexadecimal digits.
+        id: String,
+        /// The `User` of the image's configuration, as it stands there.
+        user: String,
+    },
+}
+
+/// The recipe of one sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxSpec {
+    /// Name of container and cgroup, and label by which leftovers are found.
+    pub name: ContainerName,
+    /// What `/` is.
+    pub root: Root,
+    /// What runs; never empty.
+    pub args: Vec<String>,
+    /// Its whole environment.
+    pub env: Vec<(String, String)>,
+    /// The directory it starts in; absolute, as the job sees it.
+    pub cwd: String,
+    /// What it sees of the host.
+    pub mounts: Vec<Mount>,
+    /// What it can reach.
+    pub network: NetworkMode,
+    /// Its bounds. The time limits are the engine's matter.
+    pub limits: Limits,
+    /// What to do about a bound that this host cannot enforce.
+    pub limit_policy: LimitPolicy,
+    /// A directory of this attempt alone, for the runtime's own files; absolute, owned by the agent.
+    pub work: PathBuf,
+}

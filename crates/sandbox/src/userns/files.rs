@@ -1,0 +1,190 @@
+//! Inside the helper: files that belong to the job's ids are given, taken back and removed.
+//!
+//! The trees are untrusted: everything is opened relative to its parent and no link is ever followed. Nothing else
+//! writes to them while this runs: the job has ended, its cgroup is empty.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstatat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, unlinkat};
+use rustix::fs::{Dir, FileType};
+
+/// The agent, seen from inside the helper's namespace.
+const AGENT: u32 = 0;
+/// The job's root, seen from there.
+const JOB_ROOT: u32 = 1;
+
+fn directory_flags() -> OFlag {
+    OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY
+}
+
+/// Gives one directory, not what is in it, to the job's root; any user of the job may write to it.
+pub(super) fn give(path: &Path) -> Result<(), String> {
+    let text = |e: Errno| format!("could not give {} to the job: {e}", path.display());
+    let fd = open(path, directory_flags(), Mode::empty()).map_err(text)?;
+    fchown(
+        &fd,
+        Some(Uid::from_raw(JOB_ROOT)),
+        Some(Gid::from_raw(JOB_ROOT)),
+    )
+    .map_err(text)?;
+    fchmod(&fd, Mode::from_bits_truncate(0o777)).map_err(text)
+}
+
+/// Makes everything in the tree the agent's: directories `u+rwx`, files `u+rw`.
+pub(super) fn reclaim(path: &Path) -> Result<(), String> {
+    let text = |e: Errno| format!("could not take back {}: {e}", path.display());
+    let top = open(path, directory_flags(), Mode::empty()).map_err(text)?;
+    own(&top).map_err(text)?;
+    walk(top, &mut |parent, name, kind| {
+        fchownat(
+            parent,
+            name,
+            Some(Uid::from_raw(AGENT)),
+            Some(Gid::from_raw(AGENT)),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )?;
+        match kind {
+            FileType::Directory => {
+                fchmodat(parent, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
+            }
+            FileType::RegularFile => {
+                let mode = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?.st_mode;
+                let mode = (Mode::from_bits_truncate(mode) & Mode::from_bits_truncate(0o777))
+                    | Mode::S_IRUSR
+                    | Mode::S_IWUSR;
+                fchmodat(parent, name, mode, FchmodatFlags::FollowSymlink)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    })
+    .map_err(text)
+}
+
+fn own(dir: &OwnedFd) -> Result<(), Errno> {
+    fchown(dir, Some(Uid::from_raw(AGENT)), Some(Gid::from_raw(AGENT)))?;
+    fchmod(dir, Mode::S_IRWXU)
+}
+
+/// Removes the tree with its top. A tree that is not there is no error.
+pub(super) fn remove(path: &Path) -> Result<(), String> {
+    let text = |e: Errno| format!("could not remove {}: {e}", path.display());
+    let top = match open(path, directory_flags(), Mode::empty()) {
+        Ok(top) => top,
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::ENOTDIR | Errno::ELOOP) => {
+            return std::fs::remove_file(path).map_err(|e| format!("{}: {e}", path.display()));
+        }
+        Err(e) => return Err(text(e)),
+    };
+    empty(top).map_err(text)?;
+    std::fs::remove_dir(path).map_err(|e| format!("could not remove {}: {e}", path.display()))
+}
+
+type Visit<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, &CStr, FileType) -> Result<(), Errno>;
+
+/// Calls `visit` for every entry beneath `top`, each directory before what is in it.
+///
+/// The stack holds open directories: its depth is the depth of the tree, bounded by the limit on open files.
+fn walk(top: OwnedFd, visit: Visit<'_>) -> Result<(), Errno> {
+    let mut stack = vec![Dir::new(top).map_err(errno)?];
+    while let Some(dir) = stack.last_mut() {
+        let Some(entry) = dir.read() else {
+            stack.pop();
+            continue;
+        };
+        let entry = entry.map_err(errno)?;
+        let name = entry.file_name();
+        if is_dot(name) {
+            continue;
+        }
+        let parent = dir.fd().map_err(errno)?;
+        let kind = kind_of(parent, name, entry.file_type())?;
+        visit(parent, name, kind)?;
+        if kind == FileType::Directory {
+            let fd = openat(parent, name, directory_flags(), Mode::empty())?;
+            stack.push(Dir::new(fd).map_err(errno)?);
+        }
+    }
+    Ok(())
+}
+
+/// Removes everything beneath `top`, deepest first, whatever its mode.
+fn empty(top: OwnedFd) -> Result<(), Errno> {
+    let mut stack: Vec<(CString, Dir)> = vec![(CString::default(), Dir::new(top).map_err(errno)?)];
+    while let Some((_, dir)) = stack.last_mut() {
+        let Some(entry) = dir.read() else {
+            if let (Some((name, _)), Some((_, parent))) = (stack.pop(), stack.last()) {
+                let parent = parent.fd().map_err(errno)?;
+                unlinkat(parent, name.as_c_str(), UnlinkatFlags::RemoveDir)?;
+            }
+            continue;
+        };
+        let entry = entry.map_err(errno)?;
+        let name = entry.file_name();
+        if is_dot(name) {
+            continue;
+        }
+        let parent = dir.fd().map_err(errno)?;
+        if kind_of(parent, name, entry.file_type())? == FileType::Directory {
+            let fd = openat(parent, name, directory_flags(), Mode::empty())?;
+            stack.push((name.to_owned(), Dir::new(fd).map_err(errno)?));
+        } else {
+            unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)?;
+        }
+    }
+    Ok(())
+}
+
+fn errno(e: rustix::io::Errno) -> Errno {
+    Errno::from_raw(e.raw_os_error())
+}
+
+fn is_dot(name: &CStr) -> bool {
+    matches!(name.to_bytes(), b"." | b"..")
+}
+
+/// The type as the directory tells it, or by a look where the file system does not tell.
+fn kind_of(parent: BorrowedFd<'_>, name: &CStr, told: FileType) -> Result<FileType, Errno> {
+    if told != FileType::Unknown {
+        return Ok(told);
+    }
+    let mode = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?.st_mode;
+    Ok(FileType::from_raw_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removing_never_follows_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        std::fs::create_dir_all(&outside).unwrap();
+        std::fs::write(outside.join("keep"), "x").unwrap();
+        let tree = dir.path().join("tree");
+        std::fs::create_dir_all(tree.join("a/b/c")).unwrap();
+        std::fs::write(tree.join("a/b/f"), "x").unwrap();
+        std::os::unix::fs::symlink(&outside, tree.join("a/link")).unwrap();
+        remove(&tree).unwrap();
+        assert!(!tree.exists() && outside.join("keep").exists());
+        remove(&tree).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_tree_is_removed_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        std::fs::create_dir_all(&outside).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&outside, &link).unwrap();
+        remove(&link).unwrap();
+        assert!(outside.exists() && !link.is_symlink());
+    }
+}

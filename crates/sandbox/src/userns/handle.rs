@@ -1,0 +1,295 @@
+//! The agent's side: starting the helper, asking it, and programs that run inside its namespace.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bryo_process::{Program, Running, Stdio};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
+use tokio::sync::oneshot;
+
+use super::nested;
+use super::protocol::{Answer, Request, Wish};
+use super::roles::Role;
+use crate::{SandboxError, SubordinateIds};
+
+/// Starting the helper takes milliseconds; a host that needs longer than this is not answering.
+const START: Duration = Duration::from_secs(20);
+
+/// How a program is started as root of the helper's namespace: append the program and its arguments.
+pub type InsideProgram = Program;
+
+/// The helper, seen from the agent. Dropping it ends the helper and lets go of all its namespaces.
+#[derive(Debug)]
+pub struct UserNamespace {
+    pid: i32,
+    base: PathBuf,
+    // Held for its Drop: it kills the helper.
+    _helper: Running,
+    to_helper: tokio::sync::Mutex<ChildStdin>,
+    waiting: Arc<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    state: Mutex<WaitingState>,
+}
+
+#[derive(Debug, Default)]
+struct WaitingState {
+    next: u64,
+    answers: HashMap<u64, oneshot::Sender<Option<String>>>,
+    ended: Option<String>,
+}
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, WaitingState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UserNamespace {
+    /// Starts the helper. `keep` are directories that must stay reachable by path inside it.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses user namespaces, or newuidmap or newgidmap refuse the mapping.
+    pub async fn start(ids: &SubordinateIds, keep: &[PathBuf]) -> Result<Self, SandboxError> {
+        tokio::time::timeout(START, Self::start_unbounded(ids, keep))
+            .await
+            .unwrap_or_else(|_| Err(SandboxError::Helper("it did not start in time".to_owned())))
+    }
+
+    async fn start_unbounded(ids: &SubordinateIds, keep: &[PathBuf]) -> Result<Self, SandboxError> {
+        let mut helper = Program::new("/proc/self/exe")
+            .arg(Role::Helper.name())
+            .args(keep)
+            .start(Stdio::Piped)
+            .map_err(SandboxError::program("start the user namespace helper"))?;
+        let gone = || SandboxError::Helper("it has no pipes".to_owned());
+        let pid = helper.id().ok_or_else(gone)?;
+        let (stdin, stdout, stderr) = helper.take_pipes();
+        let (mut to_helper, stdout) = (stdin.ok_or_else(gone)?, stdout.ok_or_else(gone)?);
+        let mut stderr = stderr.ok_or_else(gone)?;
+        let mut from_helper = BufReader::new(stdout);
+        expect(&mut from_helper, &mut stderr).await?;
+        let (uids, gids) = tokio::join!(
+            map("newuidmap", pid, ids.uid_map()),
+            map("newgidmap", pid, ids.gid_map())
+        );
+        uids.and(gids)?;
+        write(&mut to_helper, b"mapped\n").await?;
+        let base = expect(&mut from_helper, &mut stderr).await?;
+        let waiting = Arc::new(Waiting::default());
+        tokio::spawn(listen(from_helper, stderr, Arc::clone(&waiting)));
+        Ok(Self {
+            pid,
+            base: PathBuf::from(base),
+            _helper: helper,
+            to_helper: tokio::sync::Mutex::new(to_helper),
+            waiting,
+        })
+    }
+
+    /// The program that starts another one as root of the helper's namespaces: in it, id 0 is the agent and id 1 + *i*
+    /// is id *i* of a job. Append the path of a program and its arguments.
+    #[must_use]
+    pub fn inside(&self) -> InsideProgram {
+        Program::new("/proc/self/exe")
+            .arg(Role::Inside.name())
+            .arg(self.pid.to_string())
+    }
+
+    /// The helper's process id.
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The helper's own directory, in its own mount namespace.
+    pub(crate) fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// Gives a directory to the job's root; any user of the job may write to it.
+    ///
+    /// # Errors
+    ///
+    /// When the helper is gone or the system refuses.
+    pub async fn give(&self, path: &Path) -> Result<(), SandboxError> {
+        self.ask(Wish::Give {
+            path: path.to_owned(),
+        })
+        .await
+    }
+
+    /// Makes a tree that a job wrote the agent's own: readable, writable, removable.
+    ///
+    /// # Errors
+    ///
+    /// When the helper is gone or the system refuses.
+    pub async fn reclaim(&self, path: &Path) -> Result<(), SandboxError> {
+        self.ask(Wish::Reclaim {
+            path: path.to_owned(),
+        })
+        .await
+    }
+
+    /// Removes a tree, whoever owns what is in it. A tree that is not there is no error.
+    ///
+    /// # Errors
+    ///
+    /// When the helper is gone or the system refuses.
+    pub async fn remove(&self, path: &Path) -> Result<(), SandboxError> {
+        self.ask(Wish::Remove {
+            path: path.to_owned(),
+        })
+        .await
+    }
+
+    /// Makes the nested namespaces of one attempt.
+    pub(crate) async fn nest(&self, name: &str, network: bool) -> Result<Nested, SandboxError> {
+        self.ask(Wish::Nest {
+            name: name.to_owned(),
+            network,
+        })
+        .await?;
+        let (user, net) = nested::pins(&self.base, name);
+        Ok(Nested {
+            name: name.to_owned(),
+            root: PathBuf::from(format!("/proc/{}/root", self.pid)),
+            user,
+            net: network.then_some(net),
+        })
+    }
+
+    /// Lets go of them.
+    pub(crate) async fn unnest(&self, nested: &Nested) -> Result<(), SandboxError> {
+        self.ask(Wish::Unnest {
+            name: nested.name.clone(),
+        })
+        .await
+    }
+
+    async fn ask(&self, wish: Wish) -> Result<(), SandboxError> {
+        let (sender, receiver) = oneshot::channel();
+        let number = {
+            let mut state = self.waiting.lock();
+            if let Some(why) = &state.ended {
+                return Err(SandboxError::Helper(why.clone()));
+            }
+            state.next += 1;
+            let number = state.next;
+            state.answers.insert(number, sender);
+            number
+        };
+        let mut line = serde_json::to_vec(&Request { number, wish })
+            .map_err(|e| SandboxError::Helper(e.to_string()))?;
+        line.push(b'\n');
+        write(&mut *self.to_helper.lock().await, &line).await?;
+        match receiver.await {
+            Ok(None) => Ok(()),
+            Ok(Some(error)) => Err(SandboxError::Helper(error)),
+            Err(_) => Err(SandboxError::Helper("it ended".to_owned())),
+        }
+    }
+}
+
+/// Hands each answer to the one who waits for it; when the helper ends, everybody learns it.
+async fn listen(
+    mut from_helper: BufReader<ChildStdout>,
+    mut stderr: ChildStderr,
+    waiting: Arc<Waiting>,
+) {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        match from_helper.read_line(&mut line).await {
+            Ok(n) if n > 0 => {}
+            _ => break,
+        }
+        if let Ok(answer) = serde_json::from_str::<Answer>(&line) {
+            let sender = waiting.lock().answers.remove(&answer.number);
+            if let Some(sender) = sender {
+                // Whoever asked may have been cancelled.
+                let _ = sender.send(answer.error);
+            }
+        }
+    }
+    let mut said = String::new();
+    let _ = stderr.read_to_string(&mut said).await;
+    let mut state = waiting.lock();
+    state.ended = Some(format!("it ended: {}", said.trim()));
+    state.answers.clear();
+}
+
+async fn write(to: &mut ChildStdin, bytes: &[u8]) -> Result<(), SandboxError> {
+    let result = async {
+        to.write_all(bytes).await?;
+        to.flush().await
+    };
+    result
+        .await
+        .map_err(|e| SandboxError::Helper(format!("it does not listen: {e}")))
+}
+
+/// The next line, or what the helper complained about.
+async fn expect(
+    from: &mut BufReader<ChildStdout>,
+    stderr: &mut ChildStderr,
+) -> Result<String, SandboxError> {
+    let mut line = String::new();
+    if matches!(from.read_line(&mut line).await, Ok(n) if n > 0) {
+        return Ok(line.trim_end().to_owned());
+    }
+    let mut said = String::new();
+    let _ = stderr.read_to_string(&mut said).await;
+    Err(SandboxError::Helper(said.trim().to_owned()))
+}
+
+async fn map(program: &'static str, pid: i32, map: Vec<String>) -> Result<(), SandboxError> {
+    let args = std::iter::once(pid.to_string())
+        .chain(map)
+        .map(OsString::from);
+    let path = bryo_process::find_program(program).ok_or_else(|| {
+        SandboxError::Host(vec![crate::Missing::new(
+            format!("{program} is not installed"),
+            "install it: apt install uidmap (Debian), dnf install shadow-utils (Fedora)",
+        )])
+    })?;
+    Program::new(path)
+        .args(args)
+        .finish(b"", 1024, START)
+        .await
+        .and_then(bryo_process::Finished::success)
+        .map(drop)
+        .map_err(SandboxError::program("map the user's subordinate ids"))
+}
+
+/// The namespaces of one attempt, by name.
+#[derive(Clone, Debug)]
+pub(crate) struct Nested {
+    name: String,
+    root: PathBuf,
+    user: PathBuf,
+    net: Option<PathBuf>,
+}
+
+impl Nested {
+    /// The user namespace, as a path in the helper's mount namespace.
+    pub(crate) fn user(&self) -> &Path {
+        &self.user
+    }
+
+    /// The network namespace, as a path there.
+    pub(crate) fn net(&self) -> Option<&Path> {
+        self.net.as_deref()
+    }
+
+    /// The same path as the host sees it.
+    pub(crate) fn on_host(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+}

@@ -1,0 +1,111 @@
+//! The helper's own main function: makes the outer namespaces, then does what it is asked until its input ends.
+
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::protocol::{Answer, Request, Wish};
+use super::{files, nested};
+
+/// Directories that every Linux system has and that hold nothing a job needs. One of them is covered, in the helper's
+/// own mount namespace only, by a small tmpfs: paths beneath it can be walked by the job's ids, unlike the agent's home.
+const CANDIDATES: [&str; 5] = ["/mnt", "/media", "/srv", "/opt", "/boot"];
+
+/// The helper: `keep` are directories that must stay visible.
+pub(super) fn main(keep: &[PathBuf]) -> Result<(), String> {
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(|e| {
+        format!(
+            "could not make a user namespace: {e}; the host must allow unprivileged user namespaces \
+             (sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces, \
+             kernel.apparmor_restrict_unprivileged_userns)"
+        )
+    })?;
+    say(b"unshared\n")?;
+    let mut lines = std::io::stdin().lock().lines();
+    match lines.next() {
+        Some(Ok(line)) if line == "mapped" => {}
+        _ => return Ok(()),
+    }
+    let base =
+        choose(keep).ok_or("none of /mnt, /media, /srv, /opt can be used as a mount point")?;
+    settle(&base).map_err(|e| format!("could not set up {}: {e}", base.display()))?;
+    say(format!("{}\n", base.display()).as_bytes())?;
+    let out = Arc::new(Mutex::new(std::io::stdout()));
+    for line in lines {
+        let Ok(line) = line else { break };
+        let request: Request =
+            serde_json::from_str(&line).map_err(|e| format!("unreadable request: {e}"))?;
+        let (base, out) = (base.clone(), Arc::clone(&out));
+        // A wish may take long (removing a large tree) and must not hold up another attempt.
+        std::thread::spawn(move || {
+            let answer = Answer {
+                number: request.number,
+                error: fulfil(&base, request.wish).err(),
+            };
+            if let (Ok(text), Ok(mut out)) = (serde_json::to_string(&answer), out.lock()) {
+                let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+            }
+        });
+    }
+    Ok(())
+}
+
+fn say(text: &[u8]) -> Result<(), String> {
+    let mut out = std::io::stdout();
+    out.write_all(text)
+        .and_then(|()| out.flush())
+        .map_err(|e| format!("the agent went away: {e}"))
+}
+
+fn fulfil(base: &Path, wish: Wish) -> Result<(), String> {
+    match wish {
+        Wish::Nest { name, network } => nested::make(base, &name, network),
+        Wish::Unnest { name } => nested::unmake(base, &name),
+        Wish::Give { path } => files::give(&path),
+        Wish::Reclaim { path } => files::reclaim(&path),
+        Wish::Remove { path } => files::remove(&path),
+    }
+}
+
+fn choose(keep: &[PathBuf]) -> Option<PathBuf> {
+    CANDIDATES
+        .iter()
+        .map(PathBuf::from)
+        .find(|c| c.is_dir() && !c.is_symlink() && !keep.iter().any(|k| k.starts_with(c)))
+}
+
+fn settle(base: &Path) -> nix::Result<()> {
+    // Slave: what the host unmounts goes away here too, and nothing made here is ever seen there.
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_SLAVE,
+        None::<&str>,
+    )?;
+    mount(
+        Some("bryo"),
+        base,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("mode=755,size=1m"),
+    )?;
+    // Namespaces can be pinned only on a mount that propagates to nowhere.
+    mount(
+        None::<&str>,
+        base,
+        None::<&str>,
+        MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )?;
+    for dir in ["ns", "box"] {
+        nix::unistd::mkdir(
+            &base.join(dir),
+            nix::sys::stat::Mode::from_bits_truncate(0o755),
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! The user namespace in which everything of a job lives.
+//!
+//! ```text
+//!  host                     helper's namespace            job's namespace (nested, one per attempt)
+//!  agent's uid   ------->   0                             (not mapped)
+//!  subuid i      ------->   1 + i            ------->     i
+//! ```
+//!
+//! One long-lived helper process holds the outer namespace and a mount namespace of its own. In it, id 0 is the agent
+//! and ids from 1 on are the agent's subordinate ids; so what runs there may give files to a job and take them back.
+//! A job gets a nested user namespace in which the agent's uid does not exist: a break-out meets an id that owns nothing.
+//!
+//! *Why a helper?* newuidmap and newgidmap cost more than all the rest of starting a container, and they are needed once
+//! per namespace. *Why does it hold no socket?* It talks over two pipes with its parent alone, ends with it, and has
+//! neither secrets nor descriptors of a job.
+//!
+//! *Why is the nested namespace pinned by a mount?* A name in the helper's mount namespace needs no process to keep the
+//! namespace alive, and the kernel asks no tracing permission of whoever opens it.
+
+mod files;
+mod handle;
+mod helper;
+mod nested;
+mod protocol;
+mod roles;
+
+pub use handle::{InsideProgram, UserNamespace};
+pub use roles::{Role, role_main};
+
+pub(crate) use handle::Nested;
+pub(crate) use roles::join;

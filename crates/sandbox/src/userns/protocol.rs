@@ -1,0 +1,33 @@
+//! What the agent and its helper say to each other: one JSON object per line, on two pipes.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A wish of the agent, numbered; the answer carries the number.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Request {
+    pub(super) number: u64,
+    pub(super) wish: Wish,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Wish {
+    /// Make and pin a nested user namespace, and a network namespace that it owns if asked.
+    Nest { name: String, network: bool },
+    /// Let go of both.
+    Unnest { name: String },
+    /// Give a directory to the job's root.
+    Give { path: PathBuf },
+    /// Take a whole tree back: everything becomes the agent's, readable and removable.
+    Reclaim { path: PathBuf },
+    /// Remove a tree of any owner.
+    Remove { path: PathBuf },
+}
+
+/// The answer to a wish; an error is text because its cause lies in another process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Answer {
+    pub(super) number: u64,
+    pub(super) error: Option<String>,
+}

@@ -1,0 +1,96 @@
+//! What the `bryo` program becomes when it starts itself with a hidden name, inside a namespace.
+//!
+//! A namespace can be joined only by a process with one thread, and setting up a mount needs system calls that must not
+//! happen between fork and exec of a threaded program. So the program starts itself anew and does it there, in safe code.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sched::{CloneFlags, setns};
+
+use super::{helper, nested};
+
+/// The hidden roles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Holds the outer user namespace.
+    Helper,
+    /// Makes a nested one.
+    Nested,
+    /// Joins the helper's namespaces and becomes another program, or another role.
+    Inside,
+    /// Makes the mounts of a job and becomes `crun`.
+    Worker,
+    /// Closes link-local addresses in a job's network namespace.
+    CloseLinkLocal,
+}
+
+impl Role {
+    const ALL: [Self; 5] = [
+        Self::Helper,
+        Self::Nested,
+        Self::Inside,
+        Self::Worker,
+        Self::CloseLinkLocal,
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Helper => "__helper",
+            Self::Nested => "__nested",
+            Self::Inside => "__inside",
+            Self::Worker => "__worker",
+            Self::CloseLinkLocal => "__close-link-local",
+        }
+    }
+
+    /// The role of this name.
+    #[must_use]
+    pub fn of(name: &OsStr) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| name == role.name())
+    }
+}
+
+/// Plays a role to its end.
+///
+/// # Errors
+///
+/// A sentence for the process that started this one; it reads it from standard error.
+pub fn role_main(role: Role, args: &[OsString]) -> Result<(), String> {
+    match role {
+        Role::Helper => {
+            let keep: Vec<PathBuf> = args.iter().map(PathBuf::from).collect();
+            helper::main(&keep)
+        }
+        Role::Nested => nested::maker_main(args.first().is_some_and(|a| a == "network")),
+        Role::Inside => inside(args),
+        Role::Worker => crate::crun::worker_main(args),
+        Role::CloseLinkLocal => crate::network::close_link_local_main(args),
+    }
+}
+
+/// `HELPER-PID PROGRAM ARG...`: the program, as root of the helper's namespaces.
+fn inside(args: &[OsString]) -> Result<(), String> {
+    let [pid, program, rest @ ..] = args else {
+        return Err("usage: PID PROGRAM [ARG...]".to_owned());
+    };
+    join(pid)?;
+    let error = Command::new(program).args(rest).exec();
+    Err(format!(
+        "could not start {}: {error}",
+        Path::new(program).display()
+    ))
+}
+
+/// Joins the user and mount namespace of the helper. The caller is id 0 there: the agent.
+pub(crate) fn join(pid: &OsStr) -> Result<(), String> {
+    let text = |e: &dyn std::fmt::Display| format!("could not join the helper's namespaces: {e}");
+    let dir = Path::new("/proc").join(pid).join("ns");
+    let user = File::open(dir.join("user")).map_err(|e| text(&e))?;
+    let mnt = File::open(dir.join("mnt")).map_err(|e| text(&e))?;
+    setns(&user, CloneFlags::CLONE_NEWUSER).map_err(|e| text(&e))?;
+    setns(&mnt, CloneFlags::CLONE_NEWNS).map_err(|e| text(&e))
+}
