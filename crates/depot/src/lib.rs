@@ -1,0 +1,42 @@
+//! Files out: an output tree becomes a published directory.
+//!
+//! The tree was written by a job that nobody trusts; the target is a directory that somebody's web server may be
+//! reading at this moment. Between them stand three types, in the order in which an attempt meets them:
+//!
+//! - [`Target`] is a place that may be replaced. It is checked before the job runs, so that an attempt does not fail
+//!   at its end for a reason that was known at its beginning.
+//! - [`OutputTree`] is what the job left, listed and counted within [`OutputBounds`].
+//! - [`publish`] moves the one beside the other and switches them in one rename.
+//!
+//! Invariants:
+//! - nothing outside the output root is ever read, whatever links the job left: every directory is opened beneath the
+//!   root without following links, and only regular files are opened at all;
+//! - the target is the old complete tree or the new complete tree, at every moment, for every reader;
+//! - an error or a stop leaves the target as it was, and no staging directory beside it.
+//!
+//! It refuses to know what is in the files, to keep links, and to merge into an existing directory. Everything is
+//! synchronous: a caller with an event loop runs it on a blocking thread and stops it through [`Watch`].
+
+mod bounds;
+mod collect;
+mod copy;
+mod dir;
+mod error;
+mod fill;
+mod publish;
+mod remove;
+mod skipped;
+mod staging;
+mod switch;
+mod target;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use bounds::{Bound, OutputBounds};
+pub use collect::OutputTree;
+pub use error::DepotError;
+pub use publish::{Leftover, Published, publish};
+pub use skipped::{Skipped, SkippedKind};
+pub use target::{Refusal, Target};
+pub use watch::Watch;
