@@ -1,0 +1,36 @@
+//! `bryo`: a rootless, daemonless build runner.
+//!
+//! This file is the table of contents: it reads the command line, lets one command run and turns its result into an
+//! exit code.
+
+/// The command line, as data.
+mod args;
+/// Where Bryo keeps things on this host.
+mod directories;
+/// The documented table of exit codes.
+mod exit_code;
+/// Hidden roles that the program plays for itself inside namespaces.
+mod roles;
+/// `bryo run`.
+mod run;
+/// Ctrl-C and SIGTERM.
+mod signals;
+/// What people see.
+mod terminal;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(code) = roles::play() {
+        return code;
+    }
+    // Checkouts and published files are made for others to read, whatever the caller's umask is.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let args = match args::parse() {
+        Ok(args) => args,
+        Err(code) => return code.into(),
+    };
+    match args.command {
+        args::Command::Run(run) => run::main(*run).into(),
+    }
+}

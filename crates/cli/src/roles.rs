@@ -1,0 +1,31 @@
+//! Hidden roles: the program starts itself inside a namespace and becomes what is needed there.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use bryo_sandbox::Role;
+
+/// The image crate's role: it knows no sandbox, so its name stands here and in the engine.
+const UNPACK_LAYER: &str = "__unpack-layer";
+
+/// Plays the role that the first argument names, if it names one.
+pub(crate) fn play() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    let name = args.next()?;
+    let rest: Vec<OsString> = args.collect();
+    let result = if name == UNPACK_LAYER {
+        bryo_image::unpack_layer_main(&rest).map_err(|e| e.to_string())
+    } else {
+        bryo_sandbox::role_main(Role::of(&name)?, &rest)
+    };
+    Some(match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            if !why.is_empty() {
+                let _ = writeln!(std::io::stderr(), "{why}");
+            }
+            ExitCode::FAILURE
+        }
+    })
+}

@@ -1,0 +1,176 @@
+//! `bryo run`: a feed of one job.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use bryo_depot::Target;
+use bryo_engine::{Control, Settings, run_attempt};
+use bryo_image::PullOptions;
+use bryo_model::{
+    ImageRef, JobId, JobSpec, LimitPolicy, Limits, Report, SourceLocation, SourceSpec, Verdict,
+};
+use bryo_sandbox::RuntimePlaces;
+use tokio::sync::mpsc;
+
+use crate::args::RunArgs;
+use crate::exit_code::Exit;
+use crate::{directories, signals, terminal};
+
+/// Events in flight between the engine and the screen: pieces of output of at most 64 KiB each.
+const EVENTS: usize = 64;
+
+/// How long a task of ours that nobody waits for may hold up the end of the program.
+const STRAGGLERS: Duration = Duration::from_millis(200);
+
+/// Runs the job and says how the program ends.
+pub(crate) fn main(args: RunArgs) -> Exit {
+    let json = args.json;
+    let (job, target, settings) = match prepare(args) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            terminal::complain(&format!("{error:#}"));
+            return Exit::Usage;
+        }
+    };
+    let (verdict, report) = match attempt(&job, target, &settings, json) {
+        Ok(ended) => ended,
+        Err(error) => {
+            terminal::complain(&format!("{error:#}"));
+            return Exit::OurFailure;
+        }
+    };
+    terminal::verdict_line(&report);
+    if json && let Err(error) = print_report(&report) {
+        terminal::complain(&format!("could not print the report: {error}"));
+        return Exit::OurFailure;
+    }
+    Exit::of(&verdict)
+}
+
+fn attempt(
+    job: &JobSpec,
+    target: Target,
+    settings: &Settings,
+    json: bool,
+) -> Result<(Verdict, Report)> {
+    // One thread is enough for one job, and costs the least to start; what blocks has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start")?;
+    let (sender, receiver) = mpsc::channel(EVENTS);
+    let screen = std::thread::spawn(move || terminal::show(receiver, json));
+    let ended = runtime.block_on(async {
+        let control = Control::new();
+        signals::listen(control.clone()).context("could not listen for signals")?;
+        anyhow::Ok(run_attempt(job, target, settings, &control, sender).await)
+    });
+    runtime.shutdown_timeout(STRAGGLERS);
+    // The screen ends when the engine's end of the stream is gone.
+    let _ = screen.join();
+    ended
+}
+
+fn print_report(report: &Report) -> Result<()> {
+    let mut text = serde_json::to_string(report)?;
+    text.push('\n');
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// From what was said to what is meant. Everything is checked before anything is changed.
+fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings)> {
+    let here = std::env::current_dir().context("the current directory is gone")?;
+    let cache = args
+        .cache_dir
+        .or_else(directories::cache)
+        .context("there is neither HOME nor XDG_CACHE_HOME; give --cache-dir")?;
+    let cache = here.join(cache);
+    let work = args
+        .work_dir
+        .map_or_else(|| cache.join("work"), |dir| here.join(dir));
+    let runtime_dir = directories::runtime();
+    let state = runtime_dir
+        .as_ref()
+        .map_or_else(|| cache.join("runtime"), |dir| dir.join("bryo"));
+    let location = match args.source {
+        SourceLocation::Local(path) => SourceLocation::Local(here.join(path)),
+        remote @ SourceLocation::Remote(_) => remote,
+    };
+    let mut protected = vec![here.clone(), cache.clone(), work.clone()];
+    protected.extend(directories::home());
+    if let SourceLocation::Local(path) = &location {
+        protected.push(path.clone());
+    }
+    let target = Target::check(&args.output, &protected)?;
+    let settings = Settings {
+        pull: PullOptions {
+            authfile: args.authfile.map(|file| here.join(file)),
+            plain_http: args.plain_http,
+        },
+        runtime: args.runtime.wanted(),
+        places: RuntimePlaces {
+            state,
+            container_host: std::env::var("CONTAINER_HOST")
+                .ok()
+                .filter(|h| !h.is_empty()),
+            runtime_dir,
+        },
+        cache,
+        work,
+    };
+    let job = JobSpec {
+        id: new_id()?,
+        source: SourceSpec {
+            location,
+            reference: args.reference,
+            subdir: args.subdir,
+        },
+        image: absolute(args.image, &here),
+        command: args.command,
+        env: args.env,
+        network: args.network,
+        limits: Limits {
+            memory: args.memory,
+            cpus: args.cpus,
+            pids: args.pids,
+            timeout: args.timeout,
+            grace: args.grace,
+        },
+        limit_policy: if args.allow_unlimited {
+            LimitPolicy::AllowUnlimited
+        } else {
+            LimitPolicy::Enforce
+        },
+    };
+    Ok((job, target, settings))
+}
+
+/// Paths in the image's name mean what they mean where the command was given.
+fn absolute(image: ImageRef, here: &Path) -> ImageRef {
+    let join = |path: PathBuf| here.join(path);
+    match image {
+        ImageRef::OciLayout { dir, tag } => ImageRef::OciLayout {
+            dir: join(dir),
+            tag,
+        },
+        ImageRef::OciArchive(file) => ImageRef::OciArchive(join(file)),
+        ImageRef::DockerArchive(file) => ImageRef::DockerArchive(join(file)),
+        other @ (ImageRef::ContainersStorage(_) | ImageRef::Registry(_)) => other,
+    }
+}
+
+fn new_id() -> Result<JobId> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("the clock stands before 1970")?;
+    let mut random = [0; 16];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut random)
+        .context("could not read /dev/urandom")?;
+    let ms = u64::try_from(now.as_millis()).context("the clock is far in the future")?;
+    Ok(JobId::from_parts(ms, u128::from_le_bytes(random)))
+}

@@ -1,0 +1,207 @@
+//! What people see: one line per stage, the job's own output as it comes, a verdict at the end.
+//!
+//! On a terminal a stage whose amount is known shows a bar while it goes on; elsewhere there are only plain lines. What
+//! Bryo says goes to standard error. The job's streams go where they belong, but with `--json` both go to standard
+//! error, because standard output is the report's.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use bryo_model::{Amount, Event, LogStream, Notice, Report, Stage};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::sync::mpsc;
+
+/// Shows events until the stream ends. Runs on a thread of its own: a terminal that is slow, or stopped with Ctrl-S,
+/// makes the attempt wait, never lose.
+pub(crate) fn show(mut events: mpsc::Receiver<Event>, json: bool) {
+    let mut screen = Screen {
+        json,
+        bar: None,
+        stage: None,
+        colour: io::stderr().is_terminal(),
+        open_line: false,
+    };
+    while let Some(event) = events.blocking_recv() {
+        screen.show(event);
+    }
+    screen.drop_bar();
+    screen.end_line();
+}
+
+struct Screen {
+    json: bool,
+    bar: Option<ProgressBar>,
+    stage: Option<Stage>,
+    colour: bool,
+    /// The job's last output did not end with a line feed.
+    open_line: bool,
+}
+
+impl Screen {
+    fn show(&mut self, event: Event) {
+        match event {
+            Event::StageBegan(stage) => {
+                self.stage = Some(stage);
+                if stage == Stage::Run {
+                    self.line(&format!("{stage:<8} ..."));
+                }
+            }
+            Event::Progress(stage, amount) if Some(stage) == self.stage => {
+                self.progress(stage, amount)
+            }
+            Event::Progress(..) => {}
+            Event::StageEnded {
+                stage,
+                took,
+                summary,
+            } => {
+                self.drop_bar();
+                self.stage = None;
+                self.line(&format!(
+                    "{stage:<8} {:>8}  {}",
+                    seconds(took),
+                    printable(&summary)
+                ));
+            }
+            Event::Log(stream, bytes) => self.log(stream, &bytes),
+            Event::Notice(Notice(text)) => self.line(&format!("note     {}", printable(&text))),
+        }
+    }
+
+    fn line(&mut self, text: &str) {
+        self.end_line();
+        // Nobody reading is no reason to stop.
+        let _ = writeln!(io::stderr(), "{}", mark(text, self.colour));
+    }
+
+    fn log(&mut self, stream: LogStream, bytes: &[u8]) {
+        let result = if stream == LogStream::Stdout && !self.json {
+            let mut out = io::stdout();
+            out.write_all(bytes).and_then(|()| out.flush())
+        } else {
+            io::stderr().write_all(bytes)
+        };
+        if result.is_ok() {
+            self.open_line = bytes.last().is_some_and(|b| *b != b'\n');
+        }
+    }
+
+    fn end_line(&mut self) {
+        if self.open_line {
+            self.open_line = false;
+            let _ = writeln!(io::stderr());
+        }
+    }
+
+    fn progress(&mut self, stage: Stage, amount: Amount) {
+        if !self.colour {
+            return;
+        }
+        let (done, total, bytes) = match amount {
+            Amount::Bytes { done, total } => (done, total, true),
+            Amount::Items { done, total } => (done, total, false),
+        };
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            let counts = if bytes {
+                "{bytes}/{total_bytes}"
+            } else {
+                "{pos}/{len}"
+            };
+            if let Ok(style) =
+                ProgressStyle::with_template(&format!("{{prefix:8}} {{bar:30}} {counts}"))
+            {
+                bar.set_style(style);
+            }
+            bar.set_prefix(stage.to_string());
+            bar
+        });
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+
+    fn drop_bar(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The last line: what became of the job.
+pub(crate) fn verdict_line(report: &Report) {
+    let colour = io::stderr().is_terminal();
+    let why = report
+        .reason
+        .as_ref()
+        .map_or(String::new(), |reason| format!(": {}", printable(reason)));
+    let text = format!(
+        "{} after {}{why}",
+        report.verdict.replace('_', " "),
+        seconds(Duration::from_secs_f64(report.total_ms / 1e3)),
+    );
+    let good = report.verdict == "succeeded";
+    let text = match (colour, good) {
+        (true, true) => format!("\x1b[1;32m{text}\x1b[0m"),
+        (true, false) => format!("\x1b[1;31m{text}\x1b[0m"),
+        (false, _) => text,
+    };
+    let mut err = io::stderr();
+    let _ = writeln!(err, "bryo: {text}");
+    for left in &report.leftovers {
+        let _ = writeln!(err, "bryo: not removed: {}", printable(left));
+    }
+}
+
+/// An error of the command line or the host, before there was an attempt.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "bryo: {}", printable(text));
+}
+
+fn mark(text: &str, colour: bool) -> String {
+    if colour {
+        format!("\x1b[2mbryo:\x1b[0m {text}")
+    } else {
+        format!("bryo: {text}")
+    }
+}
+
+/// Names from outside must not drive the terminal.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() && c != '\n' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+fn seconds(took: Duration) -> String {
+    let s = took.as_secs_f64();
+    if s < 1.0 {
+        format!("{:.1} ms", s * 1e3)
+    } else if s < 60.0 {
+        format!("{s:.2} s")
+    } else {
+        format!("{} m {:02} s", took.as_secs() / 60, took.as_secs() % 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!(seconds(Duration::from_micros(1250)), "1.2 ms");
+        assert_eq!(seconds(Duration::from_millis(2345)), "2.35 s");
+        assert_eq!(seconds(Duration::from_secs(125)), "2 m 05 s");
+    }
+
+    #[test]
+    fn names_cannot_drive_the_terminal() {
+        assert_eq!(printable("a\x1b[2Jb"), "a\u{fffd}[2Jb");
+    }
+}

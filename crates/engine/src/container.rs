@@ -1,0 +1,122 @@
+//! The container contract: how a job, an image and a checkout become the recipe of a sandbox.
+//!
+//! - the source is read-only at `/repo`, with a `.git` in which `git log` works;
+//! - `/output` is writable;
+//! - the image's entrypoint and command run, or the job's command instead of both;
+//! - it starts in the sub-directory of the job, else in the image's working directory, else in `/repo`.
+
+use std::path::{Path, PathBuf};
+
+use bryo_image::{Image, ImageConfig};
+use bryo_model::{ContainerName, Failure, JobSpec};
+use bryo_sandbox::{Access, Mount, Root, SandboxSpec};
+use bryo_source::Checkout;
+
+/// Where the job finds its source.
+const REPO: &str = "/repo";
+/// Where the job leaves its result.
+const OUTPUT: &str = "/output";
+/// For images that name none.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the recipe is made from.
+pub(crate) struct Parts<'a> {
+    pub(crate) job: &'a JobSpec,
+    pub(crate) checkout: &'a Checkout,
+    pub(crate) image: &'a Image,
+    pub(crate) root: Root,
+    pub(crate) home: Option<&'a str>,
+    pub(crate) output: PathBuf,
+    pub(crate) work: &'a Path,
+}
+
+/// The recipe.
+pub(crate) fn recipe(parts: Parts<'_>) -> Result<SandboxSpec, Failure> {
+    let config = parts.image.config();
+    Ok(SandboxSpec {
+        name: ContainerName::of(parts.job.id),
+        args: args(parts.job, config)?,
+        env: env(parts.job, config, parts.home),
+        cwd: cwd(parts.job, config),
+        mounts: mounts(parts.checkout, parts.output),
+        network: parts.job.network,
+        limits: parts.job.limits.clone(),
+        limit_policy: parts.job.limit_policy,
+        work: parts.work.to_owned(),
+        root: parts.root,
+    })
+}
+
+fn args(job: &JobSpec, config: &ImageConfig) -> Result<Vec<String>, Failure> {
+    let args = if job.command.is_empty() {
+        [config.entrypoint(), config.cmd()].concat()
+    } else {
+        job.command.clone()
+    };
+    if args.is_empty() {
+        return Err(Failure::ImageUnusable(
+            "the image has neither an entrypoint nor a command; give one after --".to_owned(),
+        ));
+    }
+    Ok(args)
+}
+
+fn env(job: &JobSpec, config: &ImageConfig, home: Option<&str>) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let mut set =
+        |name: &str, value: &str, replace: bool| match env.iter_mut().find(|(n, _)| n == name) {
+            Some(entry) if replace => value.clone_into(&mut entry.1),
+            Some(_) => {}
+            None => env.push((name.to_owned(), value.to_owned())),
+        };
+    for line in config.env() {
+        if let Some((name, value)) = line.split_once('=') {
+            set(name, value, true);
+        }
+    }
+    for var in &job.env {
+        set(var.name(), var.value(), true);
+    }
+    set("PATH", PATH, false);
+    if let Some(home) = home {
+        set("HOME", home, false);
+    }
+    // The source belongs to an id that the job does not have; git asks to be told that this is meant.
+    // Respected from the environment since git 2.31; safe.directory(5) since 2.35.2.
+    if !env.iter().any(|(name, _)| name == "GIT_CONFIG_COUNT") {
+        for (name, value) in [
+            ("GIT_CONFIG_COUNT", "1"),
+            ("GIT_CONFIG_KEY_0", "safe.directory"),
+            ("GIT_CONFIG_VALUE_0", REPO),
+        ] {
+            env.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    env
+}
+
+fn cwd(job: &JobSpec, config: &ImageConfig) -> String {
+    match &job.source.subdir {
+        Some(subdir) => format!("{REPO}/{subdir}"),
+        None if config.working_dir().starts_with('/') => config.working_dir().to_owned(),
+        None => REPO.to_owned(),
+    }
+}
+
+fn mounts(checkout: &Checkout, output: PathBuf) -> Vec<Mount> {
+    let read = |host: &Path, guest: String| Mount {
+        host: host.to_owned(),
+        guest: PathBuf::from(guest),
+        access: Access::ReadOnly,
+    };
+    vec![
+        read(checkout.tree(), REPO.to_owned()),
+        read(checkout.objects(), format!("{REPO}/.git/objects")),
+        read(checkout.refs(), format!("{REPO}/.git/packed-refs")),
+        Mount {
+            host: output,
+            guest: PathBuf::from(OUTPUT),
+            access: Access::ReadWrite,
+        },
+    ]
+}

@@ -1,0 +1,25 @@
+//! One attempt, from source to verdict.
+//!
+//! [`run_attempt`] takes a job through its stages (fetch, prepare, run, collect, publish), emits one ordered stream of
+//! events and returns a report. It knows no feed, no terminal and no database: whoever calls it does.
+//!
+//! Invariants:
+//! - every path ends in clean-up, and only then in a report;
+//! - what ended the job is decided from facts (our own stop record, the kernel's counters, the exit code), never from
+//!   what the job wrote;
+//! - a cancel or a deadline takes effect in every stage; until the target is switched nothing was published.
+
+mod attempt;
+mod cause;
+mod container;
+mod control;
+mod events;
+mod record;
+mod settings;
+mod setup;
+mod supervise;
+mod work;
+
+pub use attempt::run_attempt;
+pub use control::Control;
+pub use settings::Settings;

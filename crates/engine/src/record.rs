@@ -1,0 +1,94 @@
+//! What is known of an attempt so far; becomes the report.
+
+use std::time::{Duration, Instant};
+
+use bryo_model::{
+    CommitId, Event, JobId, LimitsInForce, Report, ResourceUse, RuntimeKind, Stage, StageTime,
+    Verdict,
+};
+
+use crate::events::Events;
+
+/// The record of an attempt that goes on.
+#[derive(Debug)]
+pub(crate) struct Record {
+    began: Instant,
+    stages: Vec<StageTime>,
+    current: Option<(Stage, Instant)>,
+    pub(crate) commit: Option<CommitId>,
+    pub(crate) image_digest: Option<String>,
+    pub(crate) runtime: Option<RuntimeKind>,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) resources: ResourceUse,
+    pub(crate) limits: LimitsInForce,
+    pub(crate) leftovers: Vec<String>,
+}
+
+impl Record {
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self {
+            began: Instant::now(),
+            stages: Vec::new(),
+            current: None,
+            commit: None,
+            image_digest: None,
+            runtime: None,
+            exit_code: None,
+            resources: ResourceUse::default(),
+            limits: LimitsInForce {
+                timeout_s: timeout.as_secs_f64(),
+                ..LimitsInForce::default()
+            },
+            leftovers: Vec::new(),
+        }
+    }
+
+    /// The stage that goes on.
+    pub(crate) fn stage(&self) -> Stage {
+        self.current.map_or(Stage::Fetch, |(stage, _)| stage)
+    }
+
+    pub(crate) async fn begin(&mut self, events: &Events, stage: Stage) {
+        self.current = Some((stage, Instant::now()));
+        events.emit(Event::StageBegan(stage)).await;
+    }
+
+    /// Ends the stage that goes on, if one does.
+    pub(crate) async fn end(&mut self, events: &Events, summary: impl Into<String>) {
+        let Some((stage, since)) = self.current.take() else {
+            return;
+        };
+        let took = since.elapsed();
+        self.stages.push(StageTime {
+            stage,
+            ms: milliseconds(took),
+        });
+        events
+            .emit(Event::StageEnded {
+                stage,
+                took,
+                summary: summary.into(),
+            })
+            .await;
+    }
+
+    pub(crate) fn into_report(self, job: JobId, verdict: &Verdict) -> Report {
+        Report {
+            exit_code: self.exit_code,
+            commit: self.commit,
+            image_digest: self.image_digest,
+            runtime: self.runtime,
+            stages: self.stages,
+            total_ms: milliseconds(self.began.elapsed()),
+            resources: self.resources,
+            limits: self.limits,
+            leftovers: self.leftovers,
+            ..Report::new(job, verdict)
+        }
+    }
+}
+
+/// With the precision of a microsecond: more would only be noise in a report.
+fn milliseconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1e6).round() / 1e3
+}

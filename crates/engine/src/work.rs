@@ -1,0 +1,147 @@
+//! The directory of one attempt, and what crashed attempts left.
+//!
+//! ```text
+//! work/<job>.lock      locked as long as the attempt lives; taken before the directory is made
+//! work/<job>/output/   the job's /output
+//! work/<job>/...       the runtime's own files
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use bryo_model::JobId;
+use bryo_sandbox::{SandboxError, UserNamespace};
+use nix::fcntl::{Flock, FlockArg};
+
+/// An attempt's own directory.
+#[derive(Debug)]
+pub(crate) struct Work {
+    dir: PathBuf,
+    lock_path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Work {
+    /// Makes it, private to the agent.
+    pub(crate) fn create(root: &Path, job: JobId) -> io::Result<Self> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)?;
+        let lock_path = lock_path(root, &job.to_string());
+        let file = OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .open(&lock_path)?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?;
+        let work = Self {
+            dir: root.join(job.to_string()),
+            lock_path,
+            _lock: lock,
+        };
+        let make = |dir: &Path| fs::DirBuilder::new().mode(0o700).create(dir);
+        if let Err(error) = make(&work.dir).and_then(|()| make(&work.output())) {
+            let _ = fs::remove_dir_all(&work.dir);
+            let _ = fs::remove_file(&work.lock_path);
+            return Err(error);
+        }
+        Ok(work)
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn output(&self) -> PathBuf {
+        self.dir.join("output")
+    }
+
+    /// Removes it. Files that a job wrote need the user namespace they were written in.
+    pub(crate) async fn remove(self, userns: Option<&UserNamespace>) -> Result<(), String> {
+        match userns {
+            Some(userns) => userns.remove(&self.dir).await.map_err(|e| e.to_string())?,
+            None => fs::remove_dir_all(&self.dir).map_err(|e| e.to_string())?,
+        }
+        fs::remove_file(&self.lock_path).map_err(|e| e.to_string())
+    }
+}
+
+fn lock_path(root: &Path, job: &str) -> PathBuf {
+    root.join(format!("{job}.lock"))
+}
+
+/// Removes the directories of attempts whose process is gone. Those of living ones are locked.
+pub(crate) async fn sweep(root: &Path, userns: &UserNamespace) -> Result<u32, SandboxError> {
+    let mut swept = 0;
+    for (job, dir) in dead(root) {
+        let Some(lock) = job else { continue };
+        userns.remove(&dir).await?;
+        let _ = fs::remove_file(lock_path(root, &dir_name(&dir)));
+        drop(lock);
+        swept += 1;
+    }
+    Ok(swept)
+}
+
+/// Directories of attempts that nobody holds, each with its lock taken.
+fn dead(root: &Path) -> Vec<(Option<Flock<File>>, PathBuf)> {
+    let Ok(entries) = fs::read_dir(root) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| dir_name(path).parse::<JobId>().is_ok())
+        .map(|dir| (claim(&lock_path(root, &dir_name(&dir))), dir))
+        .filter(|(lock, dir)| lock.is_some() && dir.is_dir())
+        .collect()
+}
+
+fn dir_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The lock, if nobody has it. A missing lock file is made: its owner died between removing the one and the other.
+fn claim(path: &Path) -> Option<Flock<File>> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .ok()?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u128) -> JobId {
+        JobId::from_parts(1, n)
+    }
+
+    #[test]
+    fn the_living_are_not_swept_and_the_dead_are_found() {
+        let root = tempfile::tempdir().unwrap();
+        let living = Work::create(root.path(), id(1)).unwrap();
+        let dead_one = Work::create(root.path(), id(2)).unwrap();
+        let dead_dir = dead_one.dir().to_owned();
+        drop(dead_one);
+        fs::create_dir(root.path().join("something else")).unwrap();
+        let found: Vec<_> = dead(root.path()).into_iter().map(|(_, dir)| dir).collect();
+        assert_eq!(found, [dead_dir]);
+        assert!(living.output().is_dir());
+    }
+
+    #[test]
+    fn an_attempt_has_its_directory_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let _first = Work::create(root.path(), id(1)).unwrap();
+        assert!(Work::create(root.path(), id(1)).is_err());
+    }
+}
