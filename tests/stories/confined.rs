@@ -1,0 +1,151 @@
+//! What a job can see and reach.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use crate::stories;
+
+/// The sections that `shows-itself` prints, by their headings; what comes before the first is `""`.
+fn sections(text: &str) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    let mut heading = String::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("== ") {
+            name.clone_into(&mut heading);
+        } else {
+            let section: &mut String = all.entry(heading.clone()).or_default();
+            section.push_str(line);
+            section.push('\n');
+        }
+    }
+    all
+}
+
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    let line = status.lines().find_map(|l| l.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("no {name} in {status}"))
+        .trim()
+}
+
+/// CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, KILL 5, SETGID 6, SETUID 7: the documented set.
+const CAPABILITIES: &str = "00000000000000eb";
+
+/// Accepts until the program ends, and greets.
+fn listener(address: &str) -> u16 {
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let _ = connection.read(&mut [0; 64]);
+            let _ = connection.write_all(b"greetings\n");
+        }
+    });
+    port
+}
+
+/// An address of this host that is not loopback, if it has one.
+fn host_address() -> Option<String> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent: the kernel only chooses the address that it would send from.
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip().to_string())
+}
+
+stories! {
+    fn shows_itself(world) {
+        world.build("shows-itself", &["--env", "COLOUR=blue"]).ended(0, "succeeded");
+        let text = fs::read_to_string(world.site().join("shown")).unwrap();
+        let sections = sections(&text);
+        let shown = |name: &str| sections.get(name).map_or("", String::as_str);
+        let status = shown("");
+        assert_eq!(field(status, "NoNewPrivs:"), "1");
+        assert_eq!(field(status, "Seccomp:"), "2");
+        for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+            assert_eq!(field(status, set), CAPABILITIES, "{set}");
+        }
+        for set in ["CapInh:", "CapAmb:"] {
+            assert_eq!(field(status, set), "0000000000000000", "{set}");
+        }
+        // The agent's ids are not mapped: not one range of the map covers them on the host.
+        let host = nix::unistd::Uid::effective().as_raw();
+        for map in ["uid_map", "gid_map"] {
+            let numbers: Vec<u32> = shown(map).split_whitespace().map(|n| n.parse().unwrap()).collect();
+            assert_eq!(numbers[0], 0, "{map}");
+            assert_ne!(numbers[1], host, "{map}");
+            assert_ne!(numbers[1], 0, "{map}: the outer namespace's 0 is the agent");
+        }
+        assert!(!shown("sockets").contains("docker") && !shown("sockets").contains("podman"), "{}", shown("sockets"));
+        assert!(!shown("home").contains("bryo"), "{}", shown("home"));
+        let env = shown("env");
+        assert!(env.contains("COLOUR=blue\n") && env.contains("PATH=/bin\n"), "{env}");
+        for secret in ["XDG_RUNTIME_DIR", "BRYO_", "SSH_AUTH_SOCK"] {
+            assert!(!env.contains(secret), "{env}");
+        }
+        assert_eq!(shown("cgroup").trim().rsplit("::").next().unwrap().trim_matches('/'), "", "its own cgroup namespace");
+        assert_eq!(shown("pid").trim(), "1");
+        let mounts = shown("mounts");
+        let options = |at: &str| {
+            let line = mounts.lines().find(|l| l.split(' ').nth(1) == Some(at));
+            line.unwrap_or_else(|| panic!("nothing at {at}: {mounts}")).split(' ').nth(3).unwrap().to_owned()
+        };
+        assert!(options("/repo").starts_with("ro,"), "{}", options("/repo"));
+        assert!(options("/sys").starts_with("ro,") && options("/proc/sys").starts_with("ro,"));
+        assert!(options("/output").starts_with("rw,"));
+        assert!(!shown("mount").is_empty(), "a job cannot mount");
+        assert_eq!(shown("sysctl").matches("Read-only file system").count(), 2, "{}", shown("sysctl"));
+        for device in shown("devices").lines() {
+            let known = ["core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero", "console"];
+            assert!(known.contains(&device), "/dev/{device}");
+        }
+    }
+
+    fn writes_to_repo(world) {
+        let told = world.build("writes-to-repo", &[]);
+        told.ended(1, "failed");
+        assert!(told.err().contains("Read-only file system"), "{}", told.err());
+        assert!(!told.err().contains("the source can"), "{}", told.err());
+    }
+
+    fn talks_to_nobody_without_network(world) {
+        reach(world, "none", &["own-loopback closed", "gateway closed", "host closed", "link-local closed"]);
+    }
+
+    fn reaches_the_outside_but_not_the_hosts_loopback(world) {
+        reach(world, "isolated", &["own-loopback closed", "gateway closed", "host open", "link-local closed"]);
+    }
+}
+
+fn reach(world: &bryo_stories::World, network: &str, wanted: &[&str]) {
+    let Some(address) = host_address() else {
+        eprintln!("SKIPPED: this host has no address but loopback");
+        return;
+    };
+    let (loopback, any) = (listener("127.0.0.1"), listener("0.0.0.0"));
+    let repository = world.repository("talks");
+    let image = world.image("busybox.tar");
+    let told = world.run(
+        repository.path().to_str().unwrap(),
+        &[
+            "--image",
+            &image,
+            "--network",
+            network,
+            "--env",
+            &format!("HOST={address}"),
+            "--env",
+            &format!("PORT_LOOPBACK={loopback}"),
+            "--env",
+            &format!("PORT_ANY={any}"),
+            "--",
+            "sh",
+            "/repo/build.sh",
+        ],
+    );
+    told.ended(0, "succeeded");
+    let reached = fs::read_to_string(world.site().join("reached")).unwrap();
+    let lines: Vec<_> = reached.lines().collect();
+    assert_eq!(lines, wanted);
+}

@@ -1,0 +1,103 @@
+//! Looking around after a story: what is there that should not be.
+//!
+//! Each finding is a sentence. The look is at the kernel and at podman, not at what Bryo believes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+const PREFIX: &str = "bryo-01";
+
+/// Everything of Bryo's jobs that is still there. `world` and `work` are directories of the story.
+pub(crate) fn around(world: &Path, work: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    work_directories(work, &mut found);
+    cgroups(&mut found);
+    processes(world, &mut found);
+    containers(&mut found);
+    found
+}
+
+fn work_directories(work: &Path, found: &mut Vec<String>) {
+    let Ok(entries) = fs::read_dir(work) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        found.push(format!("work directory {}", entry.path().display()));
+    }
+}
+
+/// Cgroups of jobs, below the one that the bed, or systemd, gave to this user.
+fn cgroups(found: &mut Vec<String>) {
+    let top = std::env::var("BRYO_TEST_CGROUP").unwrap_or_else(|_| {
+        let uid = nix::unistd::Uid::effective();
+        format!("/sys/fs/cgroup/user.slice/user-{uid}.slice")
+    });
+    let mut stack = vec![top.into()];
+    while let Some(dir) = stack.pop() {
+        let dir: std::path::PathBuf = dir;
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|t| t.is_dir()) {
+                continue;
+            }
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(PREFIX) || name.starts_with("libpod-") {
+                found.push(format!("cgroup {}", entry.path().display()));
+            }
+            stack.push(entry.path());
+        }
+    }
+}
+
+/// Processes of this user and of its subordinate ids that belong to a job or help one, and mounts of the story in any of
+/// their mount namespaces.
+fn processes(world: &Path, found: &mut Vec<String>) {
+    let world = world.to_string_lossy();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.bytes().all(|b| b.is_ascii_digit()) || name == std::process::id().to_string() {
+            continue;
+        }
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let stat = read("stat");
+        // A dead process that its parent has not asked about yet runs nothing and holds nothing.
+        if stat.rsplit(") ").next().is_some_and(|s| s.starts_with('Z')) {
+            continue;
+        }
+        let command = read("cmdline").replace('\0', " ");
+        if read("cgroup").contains(PREFIX) {
+            found.push(format!("process {name} in a job's cgroup: {command}"));
+        }
+        let ours = [
+            "__helper",
+            "__worker",
+            "__nested",
+            "__inside",
+            "slirp4netns",
+            "pasta",
+        ]
+        .iter()
+        .any(|word| command.contains(word));
+        if ours && !command.contains("podman") {
+            found.push(format!("process {name}: {command}"));
+        }
+        for line in read("mountinfo").lines() {
+            if line.contains(&*world) {
+                found.push(format!(
+                    "mount in the namespace of process {name} ({command}): {line}"
+                ));
+            }
+        }
+    }
+}
+
+fn containers(found: &mut Vec<String>) {
+    let all = Command::new("podman")
+        .args(["ps", "--all", "--format", "{{.Names}}"])
+        .output();
+    if let Ok(out) = all {
+        for name in String::from_utf8_lossy(&out.stdout).lines() {
+            found.push(format!("container {name}"));
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The stories: one list, told to each runtime.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "test code"
+)]
+
+/// Stopping an attempt in each of its stages.
+mod cancelling;
+/// What does not depend on a runtime: the command line.
+mod command_line;
+/// What a job can see and reach.
+mod confined;
+/// How jobs end.
+mod ends;
+/// Where a job comes from and what it runs in.
+mod inputs;
+/// What a job prints.
+mod output;
+/// What a job leaves, and what is published of it.
+mod results;
+
+/// Declares stories: each is told to `crun` and to `podman`.
+macro_rules! stories {
+    ($($(#[$meta:meta])* fn $name:ident($world:ident) $body:block)+) => {
+        $($(#[$meta])* fn $name($world: &mut bryo_stories::World) $body)+
+
+        mod crun {
+            $(#[test] fn $name() {
+                if let Some(mut world) = bryo_stories::World::new(bryo_stories::Runtime::Crun) {
+                    super::$name(&mut world);
+                    world.nothing_is_left();
+                }
+            })+
+        }
+
+        mod podman {
+            $(#[test] fn $name() {
+                if let Some(mut world) = bryo_stories::World::new(bryo_stories::Runtime::Podman) {
+                    super::$name(&mut world);
+                    world.nothing_is_left();
+                }
+            })+
+        }
+    };
+}
+use stories;
