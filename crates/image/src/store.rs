@@ -1,0 +1,62 @@
+//! The door of the store.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bryo_model::{Amount, ImageRef};
+
+use crate::error::ImageError;
+use crate::image::Image;
+use crate::paths::Paths;
+use crate::{pull, scratch};
+
+/// Told how far the work got.
+pub type Progress = Arc<dyn Fn(Amount) + Send + Sync>;
+
+/// How a registry is talked to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PullOptions {
+    /// The file with credentials; without one, where Podman and skopeo look by themselves.
+    pub authfile: Option<PathBuf>,
+    /// Talk plain HTTP where the registry does, and do not verify its certificate where it does not: skopeo has one
+    /// switch for both.
+    pub plain_http: bool,
+}
+
+/// A content-addressed store of images. Several processes may use one at the same time.
+#[derive(Clone, Debug)]
+pub struct ImageStore {
+    pub(crate) paths: Paths,
+}
+
+impl ImageStore {
+    /// Opens the store in a directory, which is made if need be, and removes what a crash left there.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be made.
+    pub fn open(root: &Path) -> Result<Self, ImageError> {
+        let paths = Paths::create(root)?;
+        scratch::sweep(&paths);
+        Ok(Self { paths })
+    }
+
+    /// Brings an image into the store, verified against its digests, unless it is there already.
+    ///
+    /// Dropping the future gives the work up and ends the programs that it runs; how long it may take is the caller's
+    /// decision.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Missing`](crate::Fault::Missing) when there is no such image or it may not be read,
+    /// [`Fault::Unusable`](crate::Fault::Unusable) when it is broken or not for this host, and
+    /// [`Fault::Infrastructure`](crate::Fault::Infrastructure) when registry, disk or skopeo fail.
+    pub async fn resolve(
+        &self,
+        image: &ImageRef,
+        options: &PullOptions,
+        progress: Progress,
+    ) -> Result<Image, ImageError> {
+        pull::resolve(&self.paths, image, options, progress).await
+    }
+}
