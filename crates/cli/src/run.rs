@@ -65,7 +65,7 @@ fn attempt(
     let ended = runtime.block_on(async {
         let control = Control::new();
         signals::listen(control.clone()).context("could not listen for signals")?;
-        anyhow::Ok(run_attempt(job, target, settings, &control, sender).await)
+        anyhow::Ok(Box::pin(run_attempt(job, target, settings, &control, sender)).await)
     });
     runtime.shutdown_timeout(STRAGGLERS);
     // The screen ends when the engine's end of the stream is gone.

@@ -47,7 +47,7 @@ impl Screen {
                 }
             }
             Event::Progress(stage, amount) if Some(stage) == self.stage => {
-                self.progress(stage, amount)
+                self.progress(stage, amount);
             }
             Event::Progress(..) => {}
             Event::StageEnded {

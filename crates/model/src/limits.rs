@@ -163,7 +163,7 @@ pub struct Limits {
     pub cpus: Option<Cpus>,
     /// Processes and threads at one time.
     pub pids: Option<u32>,
-    /// Wall-clock time of the whole attempt, from the beginning of fetch to the end of collect.
+    /// Wall-clock time of the whole attempt, from the beginning of fetch to the end of publish.
     pub timeout: Duration,
     /// Between the polite signal and the kill.
     pub grace: Duration,

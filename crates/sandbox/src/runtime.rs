@@ -197,9 +197,10 @@ impl Runtime {
                 return Err(error);
             }
         };
-        match CrunSandbox::create(crun, spec, ready, cgroup) {
-            Ok(sandbox) => Ok(sandbox),
-            Err((mut sandbox, error)) => {
+        let mut sandbox = CrunSandbox::new(crun, spec, ready, cgroup);
+        match sandbox.write(crun, spec) {
+            Ok(()) => Ok(sandbox),
+            Err(error) => {
                 sandbox.close().await;
                 Err(error)
             }

@@ -268,6 +268,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::print_stderr, reason = "a skipped test says so")]
     fn the_hosts_own_profile_can_be_lowered() {
         let Ok(path) = find_profile() else {
             eprintln!("SKIPPED: this host has no seccomp profile");

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bryo_model::{Cpus, LimitPolicy, Limits, LimitsInForce, ResourceUse};
 
+use nix::unistd::{SysconfVar, sysconf};
+
 use super::systemd::Slice;
 use super::{Delegation, name_of, usage};
 use crate::{Leftover, SandboxError};
@@ -91,6 +93,10 @@ impl JobCgroup {
             slice: Some(slice),
             in_force: wanted.unlimited(limits),
         };
+        // systemd has no property for this on a slice, and leaves the file alone.
+        if wanted.memory.is_some() {
+            let _ = fs::write(job.dir.join("memory.oom.group"), "1");
+        }
         if let Err(error) = job.read_back(&wanted) {
             job.remove().await;
             return Err(error);
@@ -229,7 +235,11 @@ impl Wanted {
             }
         }
         // The kernel counts memory in pages; what it would round must not look like a refusal.
-        let page = 4096;
+        let page = sysconf(SysconfVar::PAGE_SIZE)
+            .ok()
+            .flatten()
+            .and_then(|n| u64::try_from(n).ok())
+            .unwrap_or(4096);
         Ok(Self {
             memory: limits
                 .memory

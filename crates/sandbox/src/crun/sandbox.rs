@@ -41,14 +41,14 @@ pub(crate) struct CrunSandbox {
 }
 
 impl CrunSandbox {
-    /// Writes the bundle. Nothing of the job runs yet, and its limits are in force already.
-    pub(crate) fn create(
+    /// Takes over the attempt's namespaces and its cgroup, whose limits are in force.
+    pub(crate) fn new(
         runtime: &CrunRuntime,
         spec: &SandboxSpec,
         ready: Ready,
         cgroup: JobCgroup,
-    ) -> Result<Self, (Self, SandboxError)> {
-        let sandbox = Self {
+    ) -> Self {
+        Self {
             name: spec.name.to_string(),
             crun: runtime.crun.clone(),
             state: runtime.state.clone(),
@@ -57,14 +57,15 @@ impl CrunSandbox {
             cgroup,
             work: spec.work.clone(),
             running: None,
-        };
-        match sandbox.write(runtime, spec) {
-            Ok(()) => Ok(sandbox),
-            Err(error) => Err((sandbox, error)),
         }
     }
 
-    fn write(&self, runtime: &CrunRuntime, spec: &SandboxSpec) -> Result<(), SandboxError> {
+    /// Writes the bundle. Nothing of the job runs yet.
+    pub(crate) fn write(
+        &self,
+        runtime: &CrunRuntime,
+        spec: &SandboxSpec,
+    ) -> Result<(), SandboxError> {
         let Root::Layers { dirs, user } = &spec.root else {
             return Err(SandboxError::Crun(
                 "it can only run unpacked layers".to_owned(),

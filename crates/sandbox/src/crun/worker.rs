@@ -101,7 +101,7 @@ fn make_box(todo: &Instructions) -> Result<(), String> {
     let place = &todo.place;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     do_mount(
-        Some("bryo"),
+        Path::new("bryo"),
         place,
         Some("tmpfs"),
         flags,
@@ -152,14 +152,14 @@ fn overlay(todo: &Instructions) -> Result<(), String> {
     }
     let root = rootfs(&todo.place);
     do_mount(
-        Some("overlay"),
+        Path::new("overlay"),
         &root,
         Some("overlay"),
         MsFlags::MS_NODEV,
         Some(&options),
     )
     .map_err(|e| {
-        format!("{e}; the host's kernel must allow overlay mounts in user namespaces (5.11 or newer), and the cache directory must not be on an overlay itself")
+        format!("{e}; the host's kernel must allow overlay mounts in user namespaces (5.11 or newer), and the work directory must not be on an overlay itself")
     })
 }
 
@@ -190,7 +190,7 @@ fn bind(entry: &HostMount, at: &Path) -> Result<(), String> {
     } else {
         fs::write(at, "").map_err(|e| format!("could not make {}: {e}", at.display()))?;
     }
-    do_mount(Some(&entry.host), at, None, MsFlags::MS_BIND, None)?;
+    do_mount(&entry.host, at, None, MsFlags::MS_BIND, None)?;
     let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     if entry.read_only {
         flags |= MsFlags::MS_RDONLY;
@@ -216,7 +216,7 @@ fn bind(entry: &HostMount, at: &Path) -> Result<(), String> {
             flags |= keep;
         }
     }
-    do_mount(None::<&Path>, at, None, flags, None)
+    do_mount(&entry.host, at, None, flags, None)
 }
 
 fn make_dir(path: &Path) -> Result<(), String> {
@@ -226,14 +226,14 @@ fn make_dir(path: &Path) -> Result<(), String> {
     }
 }
 
-fn do_mount<S: AsRef<Path>>(
-    source: Option<S>,
+fn do_mount(
+    source: &Path,
     at: &Path,
     kind: Option<&str>,
     flags: MsFlags,
     options: Option<&OsStr>,
 ) -> Result<(), String> {
-    mount(source.as_ref().map(AsRef::as_ref), at, kind, flags, options).map_err(|e| {
+    mount(Some(source), at, kind, flags, options).map_err(|e| {
         format!(
             "could not mount {} at {}: {e}",
             kind.unwrap_or("bind"),
