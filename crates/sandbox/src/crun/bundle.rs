@@ -1,6 +1,6 @@
 //! The recipe as an OCI bundle: `config.json` of the OCI runtime specification, version 1.0.2.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
@@ -13,6 +13,7 @@ use oci_spec::runtime::{
 
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::filter;
 use crate::privileges::{CAPABILITIES, MASKED_PATHS, OPEN_FILES, READONLY_PATHS};
 use crate::spec::{Access, SandboxSpec, UserIds};
 
@@ -30,6 +31,8 @@ pub(super) struct Placement<'a> {
     pub(super) network_namespace: Option<&'a Path>,
     /// The container's own cgroup.
     pub(super) cgroup: &'a str,
+    /// The filter as crun compiled it before.
+    pub(super) compiled_filter: Option<String>,
 }
 
 /// Writes the recipe as the specification has it.
@@ -96,6 +99,10 @@ pub(super) fn config(
     // The builder's default uid mappings would contradict the namespace that is joined.
     if let Some(linux) = config.linux_mut() {
         linux.set_uid_mappings(None).set_gid_mappings(None);
+    }
+    if let Some(program) = &place.compiled_filter {
+        let annotation = (filter::ANNOTATION.to_owned(), program.clone());
+        config.set_annotations(Some(HashMap::from([annotation])));
     }
     Ok(config)
 }

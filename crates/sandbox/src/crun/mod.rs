@@ -1,18 +1,23 @@
 //! The crun runtime: a bundle of our own, started by crun(1), no engine anywhere.
 
 mod bundle;
+mod filter;
 mod sandbox;
 mod worker;
 
 pub(crate) use sandbox::CrunSandbox;
 pub(crate) use worker::worker_main;
 
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bryo_model::NetworkMode;
 use bryo_process::find_program;
 use oci_spec::runtime::LinuxSeccomp;
+
+use filter::Filter;
 
 use crate::network::{NetworkHelper, NetworkProgram, close_link_local};
 use crate::userns::{Nested, UserNamespace};
@@ -24,6 +29,7 @@ pub(crate) struct CrunRuntime {
     crun: PathBuf,
     network: Result<NetworkProgram, Missing>,
     seccomp: LinuxSeccomp,
+    filter: Filter,
     /// Where crun keeps its state; on a host with systemd a directory that goes at logout.
     state: PathBuf,
     userns: Arc<UserNamespace>,
@@ -57,11 +63,18 @@ impl CrunRuntime {
         let crun = find_program("crun")
             .ok_or_else(|| SandboxError::Host(Self::missing(NetworkMode::None)))?;
         let profile = seccomp::find_profile().map_err(|m| SandboxError::Host(vec![m]))?;
+        let seccomp = seccomp::load(&profile)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state)
+            .map_err(SandboxError::file("make", state))?;
         Ok(Self {
+            filter: Filter::new(state, &seccomp, &crun),
             crun,
             network: NetworkProgram::find(),
-            seccomp: seccomp::load(&profile)?,
-            state: state.to_owned(),
+            seccomp,
+            state: state.join("crun"),
             userns,
         })
     }
@@ -119,6 +132,6 @@ pub(crate) struct Ready {
 /// Built in, loaded, or loadable: a module that is not loaded cannot be loaded from a user namespace on every host,
 /// so only what the kernel lists counts.
 fn overlay_is_known() -> bool {
-    std::fs::read_to_string("/proc/filesystems")
+    fs::read_to_string("/proc/filesystems")
         .is_ok_and(|text| text.lines().any(|l| l.ends_with("\toverlay")))
 }

@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::bundle::{self, Placement};
+use super::filter::Filter;
 use super::worker::{self, HostMount, Instructions};
 use super::{CrunRuntime, Ready};
 use crate::cgroup::{JobCgroup, name_of};
@@ -33,6 +34,7 @@ pub(crate) struct CrunSandbox {
     name: String,
     crun: PathBuf,
     state: PathBuf,
+    filter: Filter,
     userns: Arc<UserNamespace>,
     ready: Option<Ready>,
     cgroup: JobCgroup,
@@ -51,6 +53,7 @@ impl CrunSandbox {
         Self {
             name: spec.name.to_string(),
             crun: runtime.crun.clone(),
+            filter: runtime.filter.clone(),
             state: runtime.state.clone(),
             userns: Arc::clone(&runtime.userns),
             ready: Some(ready),
@@ -95,6 +98,7 @@ impl CrunSandbox {
                 user_namespace: nested.user(),
                 network_namespace: nested.net(),
                 cgroup: &name_of(&self.cgroup.dir().join(BOX)),
+                compiled_filter: runtime.filter.compiled(),
             },
         )
         .map_err(|e| SandboxError::Crun(e.to_string()))?;
@@ -174,6 +178,10 @@ impl CrunSandbox {
             .map_err(SandboxError::program("start the worker"))?;
         let (_, stdout, stderr) = running.take_pipes();
         self.running = Some(running);
+        if self.filter.compiled().is_none() {
+            let keep = self.filter.clone();
+            tokio::spawn(keep.keep(self.state.join(&self.name), self.pid_file()));
+        }
         match (stdout, stderr) {
             (Some(stdout), Some(stderr)) => Ok(Logs::of_pipes(stdout, stderr)),
             _ => Err(SandboxError::Crun("it has no output".to_owned())),

@@ -51,10 +51,7 @@ impl NetworkProgram {
         let start = async {
             match self {
                 Self::Slirp4netns(path) => slirp4netns(&userns.inside().arg(path), net).await,
-                Self::Pasta(path) => {
-                    let (user, net) = (nested.on_host(nested.user()), nested.on_host(net));
-                    pasta(path, &user, &net, work).await
-                }
+                Self::Pasta(path) => pasta(&userns.inside().arg(path), net, work).await,
             }
         };
         tokio::time::timeout(START, start)
@@ -116,22 +113,17 @@ async fn slirp4netns(inside: &Program, net: &Path) -> Result<NetworkHelper, Sand
     })
 }
 
-async fn pasta(
-    path: &Path,
-    user: &Path,
-    net: &Path,
-    work: &Path,
-) -> Result<NetworkHelper, SandboxError> {
+/// It runs inside the helper's namespace too: from there the job's network namespace is a path that it can open.
+async fn pasta(inside: &Program, net: &Path, work: &Path) -> Result<NetworkHelper, SandboxError> {
     // In the foreground it stays our child; that it is up is told by the file of its process id.
     let pid_file = work.join("pasta.pid");
-    let mut running = Program::new(path)
+    let mut running = inside
+        .clone()
         .args(["--foreground", "--config-net", "--no-map-gw"])
         .args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"])
         .args(["--dns-forward", DNS, "--quiet", "--pid"])
         .arg(&pid_file)
-        .arg("--userns")
-        .arg(user)
-        .arg("--netns")
+        .args(["--netns-only", "--netns"])
         .arg(net)
         .start(Stdio::OutputPiped)
         .map_err(SandboxError::program("start pasta"))?;

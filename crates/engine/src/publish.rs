@@ -1,0 +1,107 @@
+//! The last two stages: the output is counted and checked, then becomes visible.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bryo_depot::{DepotError, OutputBounds, OutputTree, Target, Watch};
+use bryo_model::{Amount, ByteSize, Stage};
+
+use crate::attempt::Attempt;
+use crate::cause::Cause;
+use crate::control::Control;
+use crate::work::Work;
+
+impl Attempt<'_> {
+    pub(crate) async fn collect_and_publish(
+        &mut self,
+        work: &Work,
+        target: Target,
+    ) -> Result<(), Cause> {
+        self.record.begin(&self.events, Stage::Collect).await;
+        let output = work.output();
+        if let Some(host) = self.host.clone() {
+            self.guarded(host.userns().reclaim(&output))
+                .await?
+                .map_err(Cause::Sandbox)?;
+        }
+        let watch = self.watch(Stage::Collect);
+        let tree = blocking(move || OutputTree::collect(&output, &OutputBounds::default(), &watch))
+            .await?
+            .map_err(|e| self.of_depot(e))?;
+        let size = ByteSize::new(tree.bytes());
+        self.record
+            .end(&self.events, format!("{} files, {size}", tree.files()))
+            .await;
+        let skipped = tree.skipped().total();
+        if skipped > 0 {
+            let text = format!(
+                "{skipped} entries of /output are no regular files and were left out: {}",
+                tree.skipped()
+            );
+            self.events.notice(text).await;
+        }
+        if tree.is_empty() {
+            return Err(Cause::OutputEmpty);
+        }
+        self.record.begin(&self.events, Stage::Publish).await;
+        let watch = self.watch(Stage::Publish);
+        let place = target.path();
+        let published = blocking(move || bryo_depot::publish(tree, &target, &watch))
+            .await?
+            .map_err(|e| self.of_depot(e))?;
+        self.record.resources.output_files = published.files;
+        self.record.resources.output_bytes = published.bytes;
+        for left in &published.leftovers {
+            self.record
+                .leftovers
+                .push(format!("{}: {}", left.path.display(), left.why));
+        }
+        self.record
+            .end(&self.events, place.display().to_string())
+            .await;
+        Ok(())
+    }
+
+    fn of_depot(&self, error: DepotError) -> Cause {
+        match error.cause() {
+            DepotError::Stopped if self.control.is_cancelled() => {
+                Cause::Cancelled(self.record.stage())
+            }
+            DepotError::Stopped => Cause::Deadline(self.record.stage()),
+            _ => Cause::Depot(error),
+        }
+    }
+
+    fn watch(&self, stage: Stage) -> StageWatch {
+        StageWatch {
+            control: self.control.clone(),
+            deadline: self.deadline.into_std(),
+            progress: self.events.progress(stage),
+        }
+    }
+}
+
+/// The caller's hand and the clock, as the depot asks for them from its own thread.
+struct StageWatch {
+    control: Control,
+    deadline: Instant,
+    progress: Arc<dyn Fn(Amount) + Send + Sync>,
+}
+
+impl Watch for StageWatch {
+    fn stop(&self) -> bool {
+        self.control.is_cancelled() || Instant::now() >= self.deadline
+    }
+
+    fn progress(&self, amount: Amount) {
+        (self.progress)(amount);
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Cause> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Cause::Task("the publisher".to_owned()))
+}
