@@ -37,11 +37,6 @@ impl Attempt<'_> {
                 return Err(Cause::Unusable(failure));
             }
         };
-        let userns = setup.host.userns();
-        if let Err(error) = userns.give(&work.output()).await {
-            let _ = setup.runtime.release(setup.ready).await;
-            return Err(Cause::Sandbox(error));
-        }
         let mut sandbox = setup
             .runtime
             .create(&spec, setup.ready)

@@ -12,7 +12,7 @@ use crate::cgroup::JobCgroup;
 use crate::crun::{self, CrunRuntime, CrunSandbox};
 use crate::logs::Logs;
 use crate::podman::{PodmanRuntime, PodmanSandbox};
-use crate::{Exit, Host, Leftover, Missing, SandboxError, SandboxSpec};
+use crate::{Access, Exit, Host, Leftover, Missing, SandboxError, SandboxSpec};
 
 /// Where a runtime finds things that the environment of the process names.
 #[derive(Clone, Debug)]
@@ -171,6 +171,9 @@ impl Runtime {
                 ));
             }
             (MadeBy::Podman(podman), _) => {
+                for mount in spec.mounts.iter().filter(|m| m.access == Access::ReadWrite) {
+                    self.host.userns.give(&mount.host).await?;
+                }
                 let sandbox = podman.create(&self.host.delegation, spec).await?;
                 Living::Podman(Box::new(sandbox))
             }

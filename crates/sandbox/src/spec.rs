@@ -9,7 +9,7 @@ use bryo_model::{ContainerName, LimitPolicy, Limits, NetworkMode};
 pub enum Access {
     /// It may not.
     ReadOnly,
-    /// It may.
+    /// It may. A directory that is mounted so is given to the job's root.
     ReadWrite,
 }
 

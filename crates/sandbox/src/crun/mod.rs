@@ -109,10 +109,14 @@ impl CrunRuntime {
             .network
             .as_ref()
             .map_err(|missing| SandboxError::Host(vec![missing.clone()]))?;
-        let helper = program.start(&self.userns, nested, work).await?;
         let net = nested.net().unwrap_or(nested.user());
-        close_link_local(&nested.on_host(nested.user()), &nested.on_host(net)).await?;
-        Ok(helper)
+        let (user, net) = (nested.on_host(nested.user()), nested.on_host(net));
+        // An unreachable route needs no device, so it can be there before the network is.
+        let (helper, closed) = tokio::join!(
+            program.start(&self.userns, nested, work),
+            close_link_local(&user, &net)
+        );
+        closed.and(helper)
     }
 
     /// Lets go of namespaces that no sandbox took.

@@ -198,6 +198,9 @@ impl CrunSandbox {
             .wait()
             .await
             .map_err(SandboxError::program("wait for crun"))?;
+        if let Some(network) = self.ready.as_ref().and_then(|r| r.network.as_ref()) {
+            network.end();
+        }
         // crun writes to its log only when it could not make or start the container.
         let log = fs::read_to_string(self.crun_log()).unwrap_or_default();
         if let Some(why) = first_error(&log) {
@@ -284,7 +287,9 @@ impl CrunSandbox {
             }
         }
         if let Some(ready) = self.ready.take() {
-            drop(ready.network);
+            if let Some(network) = &ready.network {
+                network.end();
+            }
             if let Err(error) = self.userns.unnest(&ready.nested).await {
                 left.push(Leftover(format!("namespaces of {}: {error}", self.name)));
             }

@@ -22,7 +22,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, chown};
 use serde::{Deserialize, Serialize};
 
-use crate::userns::join;
+use crate::userns::{give, join};
 
 /// The kernel takes mount options of one page, its end included.
 const OPTIONS: usize = 4095;
@@ -185,6 +185,9 @@ fn escaped(path: &Path) -> OsString {
 }
 
 fn bind(entry: &HostMount, at: &Path) -> Result<(), String> {
+    if !entry.read_only {
+        give(&entry.host)?;
+    }
     if entry.host.is_dir() {
         make_dir(at)?;
     } else {

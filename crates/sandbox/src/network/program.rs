@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bryo_process::{Program, Running, Stdio, find_program};
+use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::ChildStdin;
 
@@ -67,9 +68,17 @@ impl NetworkProgram {
 /// A network program that runs. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct NetworkHelper {
-    _running: Running,
+    running: Running,
     // slirp4netns ends when this closes, even if Bryo is killed.
     _stdin: Option<ChildStdin>,
+}
+
+impl NetworkHelper {
+    /// Tells it to end, and does not wait: the kernel takes its time to take a network device away, and meanwhile there
+    /// is other work.
+    pub(crate) fn end(&self) {
+        self.running.signal(Signal::SIGKILL);
+    }
 }
 
 /// It runs inside the helper's namespace, where it can shut itself into a mount namespace without files and drop its
@@ -108,7 +117,7 @@ async fn slirp4netns(inside: &Program, net: &Path) -> Result<NetworkHelper, Sand
     }
     drain(stderr);
     Ok(NetworkHelper {
-        _running: running,
+        running,
         _stdin: stdin,
     })
 }
@@ -145,7 +154,7 @@ async fn pasta(inside: &Program, net: &Path, work: &Path) -> Result<NetworkHelpe
     }
     drain(stderr);
     Ok(NetworkHelper {
-        _running: running,
+        running,
         _stdin: None,
     })
 }

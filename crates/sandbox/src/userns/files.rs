@@ -23,7 +23,7 @@ fn directory_flags() -> OFlag {
 }
 
 /// Gives one directory, not what is in it, to the job's root; any user of the job may write to it.
-pub(super) fn give(path: &Path) -> Result<(), String> {
+pub(crate) fn give(path: &Path) -> Result<(), String> {
     let text = |e: Errno| format!("could not give {} to the job: {e}", path.display());
     let fd = open(path, directory_flags(), Mode::empty()).map_err(text)?;
     fchown(

@@ -118,7 +118,7 @@ impl UserNamespace {
     /// # Errors
     ///
     /// When the helper is gone or the system refuses.
-    pub async fn give(&self, path: &Path) -> Result<(), SandboxError> {
+    pub(crate) async fn give(&self, path: &Path) -> Result<(), SandboxError> {
         self.ask(Wish::Give {
             path: path.to_owned(),
         })

@@ -27,5 +27,6 @@ mod roles;
 pub use handle::{InsideProgram, UserNamespace};
 pub use roles::{Role, role_main};
 
+pub(crate) use files::give;
 pub(crate) use handle::Nested;
 pub(crate) use roles::join;
