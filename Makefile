@@ -1,0 +1,42 @@
+# The front door for people. Everything longer than three lines lives in scripts/ or tests/bed/; `.ci/run` calls these targets.
+
+CARGO  ?= cargo
+PREFIX ?= /usr/local
+
+help:             ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build:            ## the program: target/release/bryo
+	@tests/bed/install-packages.sh build
+	$(CARGO) build --release --locked --package bryo
+
+demo:             ## Bryo builds its own documentation into site/, on crun and on podman
+	@scripts/demo.sh
+
+test:             ## unit tests, then the stories against real crun and podman; STORY=name for some of them
+	@scripts/test.sh $(STORY)
+
+test-vm:          ## memory, pids and cpu limits, in a booted guest; SUITE=trixie for another
+	@scripts/test-vm.sh $(SUITE)
+
+bench:            ## measures, and writes docs/benchmarks.md
+	@scripts/bench.sh
+
+lint:             ## formatting and clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+audit:            ## licences, bans, sources, and advisories where their database can be reached
+	@scripts/audit.sh
+
+docs:             ## the documentation of the working tree: site/
+	@scripts/docs.sh
+
+install: build    ## DESTDIR= PREFIX=/usr/local
+	install -D -m 755 target/release/bryo $(DESTDIR)$(PREFIX)/bin/bryo
+
+clean:            ## removes what the other targets made here
+	$(CARGO) clean
+	rm -rf site images/*.tar images/*.tar.key images/.lock
+
+.PHONY: help build demo test test-vm bench lint audit docs install clean

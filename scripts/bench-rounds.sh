@@ -1,0 +1,68 @@
+#!/bin/bash
+# bench-rounds.sh WORK - the measured part of bench.sh, as an ordinary user; not called by anyone else
+#
+# WORK/results gets for each way a file with one time per line, in milliseconds, and the reports of bryo. Each way does
+# the same: the file /output/index.html exists in a directory of its own afterwards. A round that did not, ends the bench.
+set -euo pipefail
+work=$1
+mkdir -p "$work/results"
+cd "$work"
+job='echo hello > /output/index.html'
+
+export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=bench GIT_AUTHOR_EMAIL=bench@localhost GIT_COMMITTER_NAME=bench \
+  GIT_COMMITTER_EMAIL=bench@localhost
+git init --quiet --initial-branch=main source
+echo hello > source/README
+git -C source add README
+git -C source commit --quiet --message one
+
+# -- bare crun: the bundle that crun itself proposes, with the same two mounts and the same command --------------------
+mkdir -p bundle/rootfs image crun-output
+tar -C image -xf "$BRYO_TEST_IMAGES/busybox.tar"
+for blob in image/blobs/sha256/*; do
+  if gzip -t "$blob" 2>/dev/null; then tar -C bundle/rootfs --no-same-owner -xzf "$blob"; fi
+done
+mkdir -p bundle/rootfs/repo bundle/rootfs/output
+(cd bundle && crun spec --rootless)
+jq --arg job "$job" --arg source "$work/source" --arg output "$work/crun-output" --arg cgroup "${BRYO_TEST_CGROUP#/sys/fs/cgroup}/bench" '
+  .process.terminal = false | .process.args = ["/bin/sh", "-c", $job] | .process.env = ["PATH=/bin"]
+  | .mounts += [{destination: "/repo", type: "bind", source: $source, options: ["bind", "ro"]},
+                {destination: "/output", type: "bind", source: $output, options: ["bind", "rw"]}]
+  | .linux.cgroupsPath = $cgroup | .linux.resources = {}
+  | .linux.namespaces |= (map(select(.type != "network" and .type != "cgroup")) + [{type: "network"}, {type: "cgroup"}])
+' bundle/config.json > config && mv config bundle/config.json
+
+podman load --quiet --input "$BRYO_TEST_IMAGES/busybox.tar" > /dev/null
+image=$(podman images --quiet | head -1)
+
+run_crun() { crun --root "$XDG_RUNTIME_DIR/bench" --cgroup-manager=cgroupfs run --bundle bundle bench; }
+run_podman() {
+  mkdir podman-output
+  git -C source worktree add --quiet --detach ../tree HEAD
+  podman run --rm --network=none --volume "$work/tree:/repo:ro" --volume "$work/podman-output:/output" "$image" sh -c "$job"
+  git -C source worktree remove ../tree
+}
+run_bryo() { # run_bryo NAME RUNTIME NETWORK
+  "$BRYO_BIN" run source --image "oci-archive:$BRYO_TEST_IMAGES/busybox.tar" --output "$1-output" --runtime "$2" \
+    --network "$3" --json -- sh -c "$job" > report.json
+}
+timed() { # timed ROUND NAME COMMAND...
+  local round=$1 name=$2 begin end
+  shift 2
+  rm -rf "$name-output"/* "$name-output"/.[!.]*
+  if [ "$name" = podman ]; then rm -rf podman-output; fi
+  begin=$EPOCHREALTIME
+  "$@" 2> stderr || { cat stderr >&2; echo "bench: $name failed" >&2; exit 1; }
+  end=$EPOCHREALTIME
+  [ -s "$name-output/index.html" ] || { echo "bench: $name made no output" >&2; exit 1; }
+  [ "$round" -gt 0 ] || return 0
+  awk -v a="$begin" -v b="$end" 'BEGIN { printf "%.2f\n", (b - a) * 1000 }' >> "results/$name"
+  if [ -s report.json ]; then mv report.json "results/$name.$round.json"; fi
+}
+for ((round = 1 - BRYO_BENCH_WARM_UP; round <= BRYO_BENCH_ROUNDS; round++)); do
+  timed $round crun run_crun
+  timed $round bryo-crun run_bryo bryo-crun crun none
+  timed $round bryo-crun-isolated run_bryo bryo-crun-isolated crun isolated
+  timed $round podman run_podman
+  timed $round bryo-podman run_bryo bryo-podman podman none
+done

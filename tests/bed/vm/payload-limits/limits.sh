@@ -1,0 +1,139 @@
+#!/bin/bash
+# limits.sh service|leaf|session (guest, builder) - jobs against their limits, on both runtimes; prints ok or FAIL per check
+#
+#   service  each bryo is the main process of a service with Delegate=yes, as an agent is: it sits at the top of its tree
+#   leaf     bryo is started by a shell in a leaf below a delegated cgroup that it may use
+#   session  bryo is started from a login session, which owns no cgroup: it has to ask the user's systemd for one
+#
+# Every job is followed by a look for what it left: a cgroup, a mount, a process, a container. Assertions are on what the
+# kernel says and on the report, never on the words of a message.
+set -uo pipefail
+mode=$1
+image=oci-archive:$BED_PAYLOAD/busybox.tar
+work=$(mktemp -d ~/limits.XXXXXX)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+start=()
+case $mode in
+  service) start=(systemd-run --user --wait --pipe --quiet --collect --same-dir -p Delegate=yes -E "PATH=$PATH") ;;
+  leaf)
+    delegated=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)
+    mkdir "$delegated/init"
+    echo $$ > "$delegated/init/cgroup.procs" || exit 1
+    ;;
+  session) ;;
+esac
+bad=0 rc=0 report=
+ok() { echo "ok    $*"; }
+fail() { echo "FAIL  $*"; bad=1; }
+check() { # check NAME COMMAND... - success is what is wanted
+  local name=$1
+  shift
+  if "$@"; then ok "$name"; else fail "$name"; fi
+}
+
+# -- a source ---------------------------------------------------------------------------------------------------------
+export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=bed GIT_AUTHOR_EMAIL=bed@localhost GIT_COMMITTER_NAME=bed \
+  GIT_COMMITTER_EMAIL=bed@localhost
+git init --quiet --initial-branch=main source
+echo hello > source/README
+git -C source add README
+git -C source commit --quiet --message one
+
+# -- what is there before and after -----------------------------------------------------------------------------------
+# One program for each look: under emulation a fork costs 10 ms. systemd's and podman's own comings and goings are not
+# the job's: the socket-activated service, podman's pause process.
+own='podman\.service|podman-pause|user@1000\.service/(user|session)\.slice|dbus\.service|init\.scope|session-'
+cgroups() { find /sys/fs/cgroup/user.slice -type d -regextype posix-extended ! -regex ".*($own).*"; }
+mounts() { cut -d' ' -f5- /proc/self/mountinfo; }
+# everything of the subordinate ids, and the user's own programs that belong to a container
+processes() {
+  cat /proc/[0-9]*/status 2>/dev/null | awk '$1 == "Name:" { name = $2 } $1 == "Pid:" { pid = $2 }
+    $1 == "Uid:" && ($2 >= 100000 || $2 == 1000 && name ~ /^(bryo|conmon|crun|slirp4netns|pasta)/) { print name, pid }'
+}
+baseline() { cgroups > "$work/cgroups"; mounts > "$work/mounts"; processes > "$work/processes"; }
+left() { # left NAME - nothing that was not there before, at once or within the second that an exited conmon needs
+  local what found i
+  for what in cgroups mounts processes; do
+    for ((i = 0; i < 5; i++)); do
+      found=$("$what" | grep -vxF -f "$work/$what")
+      [ -n "$found" ] || break
+      sleep 0.2
+    done
+    [ -z "$found" ] || fail "$1: left behind ($what): ${found//$'\n'/, }"
+  done
+}
+
+# -- a job ------------------------------------------------------------------------------------------------------------
+job() { # job NAME OPTION... -- COMMAND... ; sets rc and report. No ${...} in it: systemd-run would expand it
+  local name=$mode-$runtime-$1 begin=$EPOCHREALTIME timeout=(--timeout 120s)
+  shift
+  case " $* " in *' --timeout '*) timeout=() ;; esac
+  report=$BED_OUT/$name.json
+  "${start[@]}" bryo run source --image "$image" --output "$work/out" --runtime "$runtime" --network none "${timeout[@]}" --grace 1s \
+    --json "$@" > "$report" 2> "$BED_OUT/$name.stderr"
+  rc=$?
+  awk -v n="$name" -v a="$begin" -v b="$EPOCHREALTIME" -v rc=$rc 'BEGIN { printf "      %s: %.1f s, exit %d\n", n, b - a, rc }'
+  if [ $rc -gt 1 ]; then tail -5 "$BED_OUT/$name.stderr" | sed 's/^/      | /'; fi
+  left "$name"
+}
+# shellcheck disable=SC2317  # called by check
+says() { # says FILTER - jq finds the filter true of the report
+  jq --exit-status "$1" "$report" > /dev/null
+}
+
+for runtime in crun podman; do
+  echo "== $mode, $runtime"
+  baseline
+  # the first job warms what is there to stay: podman's store and pause process, the cache
+  job plain -- sh -c 'echo site > /output/index.html'
+  check "a plain job succeeds" test $rc = 0
+  check "its report" says '.verdict == "succeeded" and .exit_code == 0 and .runtime == "'$runtime'"'
+  check "nothing left, says bryo" says '(.leftovers // []) == []'
+  baseline
+
+  job memory --memory 64m -- sh -c 'echo x > /output/x; tail -c 200000000 /dev/zero > /dev/null'
+  check "out of memory: exit 1" test $rc = 1
+  check "out of memory: verdict" says '.verdict == "out_of_memory"'
+  check "out of memory: the kernel killed" says '.resources.oom_kills >= 1'
+  check "out of memory: limit in force" says '.limits.memory == 67108864'
+  check "out of memory: peak within the limit" says '.resources.memory_peak_bytes == null or .resources.memory_peak_bytes <= 67108864'
+
+  # the shell survives the kill of its child and exits with 0: still the job was killed for memory, and the report says so
+  job memory-child --memory 64m -- sh -c 'echo x > /output/x; tail -c 200000000 /dev/zero > /dev/null; exit 3'
+  check "a child out of memory: exit 1" test $rc = 1
+  check "a child out of memory: the kernel killed" says '.resources.oom_kills >= 1'
+
+  # shellcheck disable=SC2016
+  job pids --pids 8 -- sh -c 'echo x > /output/x; for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 20 & done; wait'
+  check "fork beyond --pids: exit 1" test $rc = 1
+  check "fork beyond --pids: verdict" says '.verdict == "failed"'
+  check "fork beyond --pids: limit in force" says '.limits.pids == 8'
+
+  job within --memory 64m --pids 8 -- sh -c 'echo x > /output/x; sleep 1 & wait'
+  check "within the limits: exit 0" test $rc = 0
+
+  # what the kernel has been told, seen while the job runs
+  (
+    for ((i = 0; i < 300; i++)); do
+      if find /sys/fs/cgroup/user.slice -name cpu.max -exec grep -l '^50000 100000$' {} + > "$work/cpu" 2>/dev/null; then exit; fi
+      sleep 0.1
+    done
+  ) &
+  watcher=$!
+  job cpus --cpus 0.5 -- sh -c 'echo x > /output/x; sleep 8'
+  kill $watcher 2>/dev/null
+  wait $watcher 2>/dev/null
+  check "--cpus: exit 0" test $rc = 0
+  check "--cpus: cpu.max of a cgroup while it ran" test -s "$work/cpu"
+  check "--cpus: limit in force" says '.limits.cpus == 0.5'
+
+  job timeout --timeout 10s -- sh -c 'echo x > /output/x; sleep 1000'
+  check "never ends: exit 1" test $rc = 1
+  check "never ends: verdict" says '.verdict == "timed_out"'
+
+  job daemon -- sh -c 'echo x > /output/x; setsid sleep 1000 & sleep 0.5'
+  check "leaves a daemon: exit 0" test $rc = 0
+done
+check "podman has no container" test -z "$(podman ps --all --quiet)"
+exit $bad

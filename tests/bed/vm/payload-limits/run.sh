@@ -1,0 +1,24 @@
+#!/bin/bash
+# run.sh (guest, root) - the stories that need a kernel which enforces limits: scripts/test-vm.sh adds `bryo` and
+# `busybox.tar` to this directory and boots it
+#
+# limits.sh runs as the unprivileged user builder in each of the situations it knows. Results: $BED_OUT/*.json and
+# *.stderr of each job, and the log.
+set -uo pipefail
+install -m 755 "$BED_PAYLOAD/bryo" /usr/local/bin/bryo
+# root must not have the user's XDG_RUNTIME_DIR: even `crun --version` would leave a directory of root's in it
+unset XDG_RUNTIME_DIR
+builder() {
+  setpriv --reuid builder --regid builder --init-groups env -i PATH="$PATH" HOME=/home/builder USER=builder LOGNAME=builder \
+    XDG_RUNTIME_DIR=/run/user/1000 "$@"
+}
+echo "$(. /etc/os-release && echo "$PRETTY_NAME"), $(uname -r), $(builder podman --version), $(builder crun --version | head -1)"
+builder bryo --version
+builder systemctl --user start podman.socket || exit 1
+bad=0
+limits="BED_OUT='$BED_OUT' BED_PAYLOAD='$BED_PAYLOAD' timeout 600 '$BED_PAYLOAD/limits.sh'"
+runuser -l builder -c "$limits session" || bad=1
+builder bash -c "$limits service" || bad=1
+builder systemd-run --user --wait --pipe --quiet -p Delegate=yes bash -c "exec env $limits leaf" || bad=1
+if [ $bad = 0 ]; then echo "RESULT all good"; else echo "RESULT failures above"; fi
+exit $bad
