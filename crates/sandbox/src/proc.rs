@@ -1,4 +1,4 @@
-//! What `/proc` tells about one process.
+//! What the kernel tells about itself and about one process.
 
 use std::fs;
 
@@ -13,6 +13,17 @@ pub(crate) fn handles(pid: i32, signal: Signal) -> bool {
 /// Its parent.
 pub(crate) fn parent_of(pid: i32) -> Option<i32> {
     field(&status(pid), "PPid:")?.parse().ok()
+}
+
+/// Major and minor version of the running kernel.
+pub(crate) fn kernel_version() -> (u32, u32) {
+    let release = nix::sys::utsname::uname()
+        .map(|u| u.release().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn status(pid: i32) -> String {

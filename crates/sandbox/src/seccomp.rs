@@ -13,6 +13,7 @@ use oci_spec::runtime::{
 };
 use serde::Deserialize;
 
+use crate::proc::kernel_version;
 use crate::{CAPABILITIES, Missing, SandboxError};
 
 /// Where profiles are looked for: the administrator's before the distribution's.
@@ -41,7 +42,7 @@ pub(crate) fn load(path: &Path) -> Result<LinuxSeccomp, SandboxError> {
     let text = std::fs::read(path).map_err(SandboxError::file("read", path))?;
     let host = Host {
         arch: arch().unwrap_or_default(),
-        kernel: kernel(),
+        kernel: kernel_version(),
     };
     lower(&text, host).map_err(|why| SandboxError::Seccomp {
         path: path.to_owned(),
@@ -183,16 +184,6 @@ fn native(arch: &str) -> Option<Arch> {
         "ppc64le" => Arch::ScmpArchPpc64le,
         _ => return None,
     })
-}
-
-fn kernel() -> (u32, u32) {
-    let release = nix::sys::utsname::uname()
-        .map(|u| u.release().to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|n| n.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bryo_model::{Cpus, LimitPolicy, Limits, LimitsInForce, ResourceUse};
 
@@ -18,6 +18,9 @@ const CPU_PERIOD: u64 = 100_000;
 
 /// After a kill the kernel needs a moment to end what was in a system call; a process that survives this long is stuck.
 const DYING: Duration = Duration::from_secs(10);
+
+/// How long systemd may take to set the limits of a unit that it has started.
+const APPLYING: Duration = Duration::from_secs(5);
 
 /// How often emptiness is looked for after a kill.
 const LOOK: Duration = Duration::from_millis(1);
@@ -93,13 +96,13 @@ impl JobCgroup {
             slice: Some(slice),
             in_force: wanted.unlimited(limits),
         };
+        if let Err(error) = job.wait_for(&wanted).await {
+            job.remove().await;
+            return Err(error);
+        }
         // systemd has no property for this on a slice, and leaves the file alone.
         if wanted.memory.is_some() {
             let _ = fs::write(job.dir.join("memory.oom.group"), "1");
-        }
-        if let Err(error) = job.read_back(&wanted) {
-            job.remove().await;
-            return Err(error);
         }
         Ok(job)
     }
@@ -158,8 +161,17 @@ impl JobCgroup {
             }
         }
         if let Some(slice) = &self.slice {
-            if let Err(error) = slice.stop().await {
-                left.push(Leftover(format!("slice {}: {error}", slice.name())));
+            let gone = async {
+                slice.stop().await?;
+                while self.dir.exists() {
+                    tokio::time::sleep(LOOK).await;
+                }
+                Ok::<_, SandboxError>(())
+            };
+            match tokio::time::timeout(DYING, gone).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => left.push(Leftover(format!("slice {}: {error}", slice.name()))),
+                Err(_) => left.push(Leftover(format!("slice {} does not end", slice.name()))),
             }
         } else if let Err(error) = remove_tree(&self.dir) {
             left.push(Leftover(format!(
@@ -168,6 +180,17 @@ impl JobCgroup {
             )));
         }
         left
+    }
+
+    /// systemd makes the directory first and sets the limits after that.
+    async fn wait_for(&mut self, wanted: &Wanted) -> Result<(), SandboxError> {
+        let since = Instant::now();
+        loop {
+            match self.read_back(wanted) {
+                Err(_) if since.elapsed() < APPLYING => tokio::time::sleep(LOOK).await,
+                other => return other,
+            }
+        }
     }
 
     /// What was written is compared with what the kernel shows; only that is reported.

@@ -91,8 +91,8 @@ impl Slice {
         pids: Option<u32>,
         cpu_us_per_s: Option<u64>,
     ) -> Result<Self, SandboxError> {
-        // "a-b.slice" lies in "a.slice"; the job's id has no dash.
-        let slice = format!("{name}.slice");
+        // "a-b.slice" lies in "a.slice", which systemd would make and leave.
+        let slice = format!("{}.slice", name.replace('-', "_"));
         let mut properties = vec![
             ("Description", Variant::from("Bryo job")),
             ("CollectMode", Variant::from("inactive-or-failed")),
@@ -131,10 +131,9 @@ impl Slice {
 
     /// Where its cgroup is: beneath the user manager's own.
     pub(crate) async fn directory(&self) -> Result<std::path::PathBuf, SandboxError> {
-        let parent = self.name.split_once('-').map_or("", |(parent, _)| parent);
         let uid = nix::unistd::Uid::effective();
         let dir = directory(&format!(
-            "/user.slice/user-{uid}.slice/user@{uid}.service/{parent}.slice/{}",
+            "/user.slice/user-{uid}.slice/user@{uid}.service/{}",
             self.name
         ));
         let appear = async {

@@ -20,8 +20,13 @@ use oci_spec::runtime::LinuxSeccomp;
 use filter::Filter;
 
 use crate::network::{NetworkHelper, NetworkProgram, close_link_local};
+use crate::proc::kernel_version;
 use crate::userns::{Nested, UserNamespace};
 use crate::{Missing, SandboxError, seccomp};
+
+/// Overlay mounts in user namespaces came with 5.11, `cgroup.kill` with 5.14. Whether the overlay module is loaded does not
+/// matter: the kernel loads it for the first mount.
+const OLDEST_KERNEL: (u32, u32) = (5, 14);
 
 /// What the crun runtime needs of the host.
 #[derive(Clone, Debug)]
@@ -49,10 +54,11 @@ impl CrunRuntime {
         if network == NetworkMode::Isolated {
             missing.extend(NetworkProgram::find().err());
         }
-        if !overlay_is_known() {
+        if kernel_version() < OLDEST_KERNEL {
+            let (major, minor) = OLDEST_KERNEL;
             missing.push(Missing::new(
-                "the kernel has no overlay file system",
-                "load it: sudo modprobe overlay, and name it in /etc/modules-load.d",
+                format!("the kernel is older than {major}.{minor}"),
+                "use a newer one: overlay mounts in user namespaces and cgroup.kill are needed",
             ));
         }
         missing
@@ -131,11 +137,4 @@ impl CrunRuntime {
 pub(crate) struct Ready {
     nested: Nested,
     network: Option<NetworkHelper>,
-}
-
-/// Built in, loaded, or loadable: a module that is not loaded cannot be loaded from a user namespace on every host,
-/// so only what the kernel lists counts.
-fn overlay_is_known() -> bool {
-    fs::read_to_string("/proc/filesystems")
-        .is_ok_and(|text| text.lines().any(|l| l.ends_with("\toverlay")))
 }
