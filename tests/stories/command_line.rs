@@ -10,7 +10,16 @@ fn usage_errors_are_2_and_say_what_to_do() {
     let repository = world.repository("succeeds");
     let source = repository.path().to_str().unwrap();
     let image = world.image("busybox.tar");
-    let cases: [(&[&str], &str); 6] = [
+    let tracked = repository.path().join("docs");
+    std::fs::create_dir(&tracked).unwrap();
+    std::fs::write(tracked.join("page.md"), "x").unwrap();
+    repository.commit("documents");
+    let tracked = tracked.to_str().unwrap();
+    let cases: [(&[&str], &str); 7] = [
+        (
+            &["run", source, "--image", &image, "--output", tracked],
+            "--replace",
+        ),
         (&["run", source, "--output", "x"], "--image"),
         (
             &["run", source, "--image", "debian", "--output", "x"],

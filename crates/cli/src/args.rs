@@ -48,6 +48,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) output: PathBuf,
 
+    /// Replace the output directory even if it holds files that git tracks
+    #[arg(long)]
+    pub(crate) replace: bool,
+
     /// How the container is made [auto: crun where this host can do it, else podman]
     #[arg(long, value_enum, default_value = "auto", env = "BRYO_RUNTIME")]
     pub(crate) runtime: RuntimeArg,

@@ -107,6 +107,13 @@ fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings)> {
         protected.push(path.clone());
     }
     let target = Target::check(&args.output, &protected)?;
+    let tracked = bryo_source::tracked_files(&target.path());
+    if tracked > 0 && !args.replace {
+        anyhow::bail!(
+            "git tracks {tracked} files in {}, which publishing there would remove; name another directory, or say --replace",
+            target.path().display()
+        );
+    }
     let settings = Settings {
         pull: PullOptions {
             authfile: args.authfile.map(|file| here.join(file)),

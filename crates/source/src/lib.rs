@@ -32,9 +32,11 @@ mod origin;
 mod paths;
 mod refs;
 mod status;
+mod tracked;
 
 pub use cache::{Fetched, Progress, SourceCache};
 pub use checkout::Checkout;
 pub use error::{Absence, SourceError};
 pub use paths::{Paths, RepositoryKey};
 pub use status::uncommitted_changes;
+pub use tracked::tracked_files;
