@@ -3,7 +3,8 @@
 #
 # Building is done as whoever calls. Every finished test program runs as the user of the test bed, for what a rootless
 # program does is only seen there; called by root, the unit tests run as root too, for what only root can arrange.
-# With STORY only the stories whose name contains it run, and no unit tests. The programs get
+# All run, whatever the first ones do. With STORY only the stories whose name contains it run, and no unit tests. The
+# programs get
 #   BRYO_BIN                 the program under test, as it is released
 #   BRYO_TEST_IMAGES         the directory with busybox.tar and mkdocs.tar
 #   BRYO_TEST_CACHE          where the stories keep unpacked images between them
@@ -44,11 +45,18 @@ if [ -z "$story" ]; then
   cargo test --locked --package bryo-stories --lib --test floors || failed+=(floors)
   cargo test --locked --workspace --doc || failed+=("documentation")
   if [ "$EUID" = 0 ]; then
-    cargo test --locked --workspace --exclude bryo-stories --lib --bins --tests || failed+=("unit tests as root")
+    cargo test --locked --workspace --exclude bryo-stories --lib --bins --tests --no-fail-fast || failed+=("unit tests as root")
   fi
   lap "tests: as $(id -un)"
 fi
-tests/bed/as-user.sh --podman --see "$target" -- tests/bed/run-programs.sh "$target/tools/usr/bin" "$story" \
-  <<< "${units:+$units$'\n'}$stories" || failed+=("as the bed's user")
-lap "tests: as the bed's user"
+# A bed for each: what one program leaves behind is not the next one's trouble.
+run() { # run DIRECTORY PROGRAM - as cargo would
+  echo "     Running ${2##*/}, as the user of the test bed"
+  (cd "$1" && "$repo/tests/bed/as-user.sh" --podman --see "$target" -- \
+    "$repo/tests/bed/run-program.sh" "$target/tools/usr/bin" "$2" ${story:+"$story"} < /dev/null)
+}
+while read -r directory program; do
+  run "$directory" "$program" || failed+=("${program##*/}")
+done <<< "${units:+$units$'\n'}$stories"
+lap "tests: as the user of the bed"
 [ ${#failed[@]} = 0 ] || die "failed: ${failed[*]}"
