@@ -18,6 +18,13 @@ pub(crate) fn around(world: &Path, work: &Path) -> Vec<String> {
     found
 }
 
+/// Only the processes.
+pub(crate) fn processes_of_jobs(world: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    processes(world, &mut found);
+    found
+}
+
 fn work_directories(work: &Path, found: &mut Vec<String>) {
     let Ok(entries) = fs::read_dir(work) else {
         return;
@@ -41,7 +48,7 @@ fn cgroups(found: &mut Vec<String>) {
                 continue;
             }
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(PREFIX) || name.starts_with("libpod-") {
+            if name.replace('_', "-").starts_with(PREFIX) || name.starts_with("libpod-") {
                 found.push(format!("cgroup {}", entry.path().display()));
             }
             stack.push(entry.path());
@@ -95,7 +102,13 @@ fn containers(found: &mut Vec<String>) {
     let all = Command::new("podman")
         .args(["ps", "--all", "--format", "{{.Names}}"])
         .output();
+    // A host without podman has no containers; a podman that fails hides them.
     if let Ok(out) = all {
+        assert!(
+            out.status.success(),
+            "podman ps: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         for name in String::from_utf8_lossy(&out.stdout).lines() {
             found.push(format!("container {name}"));
         }

@@ -13,6 +13,8 @@ mod cancelling;
 mod command_line;
 /// What a job can see and reach.
 mod confined;
+/// Bryo killed, or not listened to.
+mod crashing;
 /// How jobs end.
 mod ends;
 /// Where a job comes from and what it runs in.

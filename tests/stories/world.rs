@@ -191,6 +191,18 @@ impl World {
         Going::start(self, command)
     }
 
+    /// Processes of jobs and of their helpers that live.
+    #[must_use]
+    pub fn processes_left(&self) -> Vec<String> {
+        look::processes_of_jobs(self.path())
+    }
+
+    /// Whether the work directory has nothing of an attempt.
+    #[must_use]
+    pub fn work_is_empty(&self) -> bool {
+        std::fs::read_dir(self.work()).map_or(true, |mut entries| entries.next().is_none())
+    }
+
     /// Looks for everything that a job could leave behind.
     #[track_caller]
     pub fn nothing_is_left(&self) {
@@ -249,6 +261,11 @@ impl<'a> Going<'a> {
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).unwrap();
         kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// Forgets about a run that was killed.
+    pub fn abandon(mut self) {
+        self.child.wait().unwrap();
     }
 
     /// Waits for its end, and looks around.

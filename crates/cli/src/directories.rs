@@ -3,6 +3,7 @@
 //! The rules are those of the XDG Base Directory Specification.
 
 use std::env;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::unistd::{Uid, User};
@@ -33,5 +34,10 @@ pub(crate) fn cache() -> Option<PathBuf> {
 
 /// `$XDG_RUNTIME_DIR`, which goes when the user logs out.
 pub(crate) fn runtime() -> Option<PathBuf> {
-    from_env("XDG_RUNTIME_DIR").filter(|dir| dir.is_dir())
+    // Owned by the user, and nobody else may write to it. Another one is treated as if there were none.
+    from_env("XDG_RUNTIME_DIR").filter(|dir| {
+        dir.metadata().is_ok_and(|m| {
+            m.is_dir() && m.uid() == Uid::effective().as_raw() && m.mode() & 0o022 == 0
+        })
+    })
 }

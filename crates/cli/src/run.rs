@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use bryo_depot::Target;
@@ -23,6 +23,9 @@ const EVENTS: usize = 64;
 
 /// How long a task of ours that nobody waits for may hold up the end of the program.
 const STRAGGLERS: Duration = Duration::from_millis(200);
+
+/// How long a screen that takes nothing may hold up the end of an attempt that was stopped.
+const STUCK_SCREEN: Duration = Duration::from_secs(2);
 
 /// Runs the job and says how the program ends.
 pub(crate) fn main(args: RunArgs) -> Exit {
@@ -64,12 +67,22 @@ fn attempt(
     let screen = std::thread::spawn(move || terminal::show(receiver, json));
     let ended = runtime.block_on(async {
         let control = Control::new();
-        signals::listen(control.clone()).context("could not listen for signals")?;
+        signals::listen(&control).context("could not listen for signals")?;
         anyhow::Ok(Box::pin(run_attempt(job, target, settings, &control, sender)).await)
     });
     runtime.shutdown_timeout(STRAGGLERS);
-    // The screen ends when the engine's end of the stream is gone.
-    let _ = screen.join();
+    // The screen ends when it has shown everything. Only who gave up waiting for it may lose what is on its way.
+    let given_up = matches!(
+        &ended,
+        Ok((Verdict::Cancelled(_) | Verdict::TimedOut(..), _)) | Err(_)
+    );
+    let since = Instant::now();
+    while given_up && !screen.is_finished() && since.elapsed() < STUCK_SCREEN {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    if !given_up || screen.is_finished() {
+        let _ = screen.join();
+    }
     ended
 }
 
@@ -97,6 +110,13 @@ fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings)> {
     let state = runtime_dir
         .as_ref()
         .map_or_else(|| cache.join("runtime"), |dir| dir.join("bryo"));
+    for dir in [&cache, &work, &state] {
+        if dir.to_str().is_none() {
+            anyhow::bail!(
+                "the directory {dir:?} is not UTF-8; choose another with --cache-dir or --work-dir"
+            );
+        }
+    }
     let location = match args.source {
         SourceLocation::Local(path) => SourceLocation::Local(here.join(path)),
         remote @ SourceLocation::Remote(_) => remote,

@@ -8,26 +8,38 @@ use tokio::signal::unix::{SignalKind, signal};
 /// # Errors
 ///
 /// When the system does not let us listen.
-pub(crate) fn listen(control: Control) -> std::io::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        loop {
-            let heard = tokio::select! {
-                heard = interrupt.recv() => heard,
-                heard = terminate.recv() => heard,
-                heard = hangup.recv() => heard,
-            };
-            if heard.is_none() {
-                return;
-            }
-            if control.is_cancelled() {
-                control.kill();
-            } else {
-                control.cancel();
-            }
+pub(crate) fn listen(control: &Control) -> std::io::Result<()> {
+    let ignored =
+        ignored_signals(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ] {
+        // nohup(1), and a shell that runs us in the background, mean what they say.
+        if ignored >> (kind.as_raw_value() - 1) & 1 == 1 {
+            continue;
         }
-    });
+        let mut signals = signal(kind)?;
+        let control = control.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if control.is_cancelled() {
+                    control.kill();
+                } else {
+                    control.cancel();
+                }
+            }
+        });
+    }
     Ok(())
+}
+
+/// `SigIgn` of proc_pid_status(5): bit n - 1 for signal n.
+fn ignored_signals(status: &str) -> u64 {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }

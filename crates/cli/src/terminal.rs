@@ -20,6 +20,7 @@ pub(crate) fn show(mut events: mpsc::Receiver<Event>, json: bool) {
         stage: None,
         colour: io::stderr().is_terminal(),
         open_line: false,
+        spoken: false,
     };
     while let Some(event) = events.blocking_recv() {
         screen.show(event);
@@ -35,7 +36,12 @@ struct Screen {
     colour: bool,
     /// The job's last output did not end with a line feed.
     open_line: bool,
+    /// The job has written since the last line of ours.
+    spoken: bool,
 }
+
+/// Ends a string sequence, resets colours, shows the cursor (ECMA-48).
+const AFTER_THE_JOB: &str = "\x1b\\\x1b[0m\x1b[?25h";
 
 impl Screen {
     fn show(&mut self, event: Event) {
@@ -81,12 +87,20 @@ impl Screen {
         } else {
             io::stderr().write_all(bytes)
         };
+        self.spoken = true;
         if result.is_ok() {
             self.open_line = bytes.last().is_some_and(|b| *b != b'\n');
         }
     }
 
     fn end_line(&mut self) {
+        if self.spoken {
+            // Whatever sequence the job left open on the terminal ends here: it must not swallow a line of ours.
+            self.spoken = false;
+            if self.colour {
+                let _ = write!(io::stderr(), "{AFTER_THE_JOB}");
+            }
+        }
         if self.open_line {
             self.open_line = false;
             let _ = writeln!(io::stderr());
@@ -165,17 +179,28 @@ fn mark(text: &str, colour: bool) -> String {
     }
 }
 
-/// Names from outside must not drive the terminal.
+/// Text from outside must neither drive the terminal nor look like a line of ours.
 fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() && c != '\n' {
-                '\u{fffd}'
-            } else {
-                c
-            }
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| {
+            line.chars()
+                .map(|c| {
+                    if c.is_control() || turns(c) {
+                        '\u{fffd}'
+                    } else {
+                        c
+                    }
+                })
+                .collect()
         })
-        .collect()
+        .collect();
+    lines.join("; ")
+}
+
+/// Characters that change the direction of text, and with it what a reader sees.
+const fn turns(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn seconds(took: Duration) -> String {
@@ -196,12 +221,14 @@ mod tests {
     #[test]
     fn times_are_short() {
         assert_eq!(seconds(Duration::from_micros(1250)), "1.2 ms");
-        assert_eq!(seconds(Duration::from_millis(2345)), "2.35 s");
+        assert_eq!(seconds(Duration::from_millis(2340)), "2.34 s");
         assert_eq!(seconds(Duration::from_secs(125)), "2 m 05 s");
     }
 
     #[test]
     fn names_cannot_drive_the_terminal() {
         assert_eq!(printable("a\x1b[2Jb"), "a\u{fffd}[2Jb");
+        assert_eq!(printable("no\nbryo: succeeded"), "no; bryo: succeeded");
+        assert_eq!(printable("a\u{202e}b"), "a\u{fffd}b");
     }
 }

@@ -1,11 +1,15 @@
 //! The engine's end of the event stream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bryo_model::{Amount, Event, Notice, Stage};
 use tokio::sync::mpsc;
 
-/// Where events go. A slow consumer makes the attempt wait; a consumer that went away does not stop it.
+/// A consumer that takes nothing for this long is stuck; an attempt must come to its end without it.
+const STUCK: Duration = Duration::from_secs(2);
+
+/// Where events go. A slow consumer makes the attempt wait; one that is stuck, or went away, does not stop it.
 #[derive(Clone, Debug)]
 pub(crate) struct Events(mpsc::Sender<Event>);
 
@@ -14,13 +18,20 @@ impl Events {
         Self(sender)
     }
 
+    /// Tells an event, unless the consumer is stuck or gone: the verdict does not depend on it.
     pub(crate) async fn emit(&self, event: Event) {
-        // Nobody listening is the listener's choice; the verdict does not depend on it.
-        let _ = self.0.send(event).await;
+        let _ = self.0.send_timeout(event, STUCK).await;
     }
 
     pub(crate) async fn notice(&self, text: impl Into<String>) {
         self.emit(Event::Notice(Notice(text.into()))).await;
+    }
+
+    /// Waits until the consumer can take one more event. The job's output is taken only then: a consumer that does not
+    /// read makes the job wait, and nothing of it is lost. Dropping the future loses nothing.
+    pub(crate) async fn room(&self) -> Room<'_> {
+        // Without a consumer there is room for everything.
+        Room(self.0.reserve().await.ok())
     }
 
     /// A function that tells progress from any thread. A full stream drops progress: the next one supersedes it.
@@ -29,5 +40,16 @@ impl Events {
         Arc::new(move |amount| {
             let _ = sender.try_send(Event::Progress(stage, amount));
         })
+    }
+}
+
+/// Room for one event.
+pub(crate) struct Room<'a>(Option<mpsc::Permit<'a, Event>>);
+
+impl Room<'_> {
+    pub(crate) fn fill(self, event: Event) {
+        if let Some(permit) = self.0 {
+            permit.send(event);
+        }
     }
 }

@@ -74,6 +74,7 @@ impl Attempt<'_> {
         self.host = Some(setup.host.clone());
         beside.sweep = Some(tokio::spawn(sweep(
             setup.host.clone(),
+            Arc::clone(&setup.runtime),
             self.settings.clone(),
         )));
         Ok((checkout, image, setup))

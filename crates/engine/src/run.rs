@@ -2,7 +2,7 @@
 
 use bryo_image::Image;
 use bryo_model::ResourceUse;
-use bryo_sandbox::Exit;
+use bryo_sandbox::{Exit, SandboxError};
 use bryo_source::Checkout;
 
 use crate::attempt::Attempt;
@@ -71,6 +71,10 @@ impl Attempt<'_> {
             .leftovers
             .extend(left.iter().map(ToString::to_string));
         let ended = ended.map_err(Cause::Sandbox)?;
+        // Nobody may write to the output while it is read.
+        if !sandbox.is_over() {
+            return Err(Cause::Sandbox(SandboxError::Unkillable));
+        }
         self.judge(ended)
     }
 

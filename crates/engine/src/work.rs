@@ -11,8 +11,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use bryo_model::JobId;
-use bryo_sandbox::{SandboxError, UserNamespace};
+use bryo_model::{ContainerName, JobId};
+use bryo_sandbox::{Host, Runtime, SandboxError, UserNamespace};
 use nix::fcntl::{Flock, FlockArg};
 
 /// An attempt's own directory.
@@ -64,6 +64,10 @@ impl Work {
             Some(userns) => userns.remove(&self.dir).await.map_err(|e| e.to_string())?,
             None => fs::remove_dir_all(&self.dir).map_err(|e| e.to_string())?,
         }
+        // The helper has a mount namespace of its own; what counts is what is here.
+        if self.dir.exists() {
+            return Err("the user namespace helper does not see it".to_owned());
+        }
         fs::remove_file(&self.lock_path).map_err(|e| e.to_string())
     }
 }
@@ -73,29 +77,56 @@ fn lock_path(root: &Path, job: &str) -> PathBuf {
 }
 
 /// Removes the directories of attempts whose process is gone. Those of living ones are locked.
-pub(crate) async fn sweep(root: &Path, userns: &UserNamespace) -> Result<u32, SandboxError> {
+///
+/// # Errors
+///
+/// The last thing that could not be removed. Everything else is.
+pub(crate) async fn sweep(
+    root: &Path,
+    host: &Host,
+    runtime: &Runtime,
+) -> Result<u32, SandboxError> {
     let mut swept = 0;
-    for (job, dir) in dead(root) {
-        let Some(lock) = job else { continue };
-        userns.remove(&dir).await?;
-        let _ = fs::remove_file(lock_path(root, &dir_name(&dir)));
+    let mut result = Ok(());
+    for (lock, job, dir) in dead(root) {
+        let name = ContainerName::of(job);
+        // First what may still run, then what it may still write to.
+        let one = async {
+            runtime.sweep(name.as_str(), &dir).await?;
+            host.userns().remove(&dir).await
+        };
+        match one.await {
+            Ok(()) => {
+                let _ = fs::remove_file(lock_path(root, &dir_name(&dir)));
+                swept += 1;
+            }
+            Err(error) => result = Err(error),
+        }
         drop(lock);
-        swept += 1;
     }
-    Ok(swept)
+    result.map(|()| swept)
 }
 
 /// Directories of attempts that nobody holds, each with its lock taken.
-fn dead(root: &Path) -> Vec<(Option<Flock<File>>, PathBuf)> {
+fn dead(root: &Path) -> Vec<(Flock<File>, JobId, PathBuf)> {
     let Ok(entries) = fs::read_dir(root) else {
         return Vec::new();
     };
     entries
         .filter_map(Result::ok)
         .map(|entry| entry.path())
-        .filter(|path| dir_name(path).parse::<JobId>().is_ok())
-        .map(|dir| (claim(&lock_path(root, &dir_name(&dir))), dir))
-        .filter(|(lock, dir)| lock.is_some() && dir.is_dir())
+        .filter_map(|dir| {
+            let name = dir_name(&dir);
+            let job = name.parse::<JobId>().ok()?;
+            let lock_path = lock_path(root, &name);
+            let lock = claim(&lock_path)?;
+            if dir.is_dir() {
+                return Some((lock, job, dir));
+            }
+            // Its owner has just removed it, and `claim` has made the lock again.
+            let _ = fs::remove_file(lock_path);
+            None
+        })
         .collect()
 }
 
@@ -133,7 +164,10 @@ mod tests {
         let dead_dir = dead_one.dir().to_owned();
         drop(dead_one);
         fs::create_dir(root.path().join("something else")).unwrap();
-        let found: Vec<_> = dead(root.path()).into_iter().map(|(_, dir)| dir).collect();
+        let found: Vec<_> = dead(root.path())
+            .into_iter()
+            .map(|(_, _, dir)| dir)
+            .collect();
         assert_eq!(found, [dead_dir]);
         assert!(living.output().is_dir());
     }

@@ -77,6 +77,11 @@ pub enum SandboxError {
     /// The helper that holds the user namespace failed or died.
     #[error("the user namespace helper failed: {0}")]
     Helper(String),
+    /// A process of the job is still there after it was killed.
+    #[error(
+        "a process of the job cannot be killed: the kernel holds it, as a file system that does not answer does"
+    )]
+    Unkillable,
     /// `crun` could not make the container.
     #[error("crun could not make the container: {0}")]
     Crun(String),

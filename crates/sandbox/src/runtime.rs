@@ -3,7 +3,9 @@
 //! `ready` → `create` → `start` → (`signal`, `kill`) → `wait` → `close`. Limits are in force and read back after `create`;
 //! the job's first instruction runs after `start`; after `close` nothing is left. `close` may be called at any point.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bryo_model::{LimitsInForce, NetworkMode, ResourceUse, RuntimeKind};
 use nix::sys::signal::Signal;
@@ -12,6 +14,7 @@ use crate::cgroup::JobCgroup;
 use crate::crun::{self, CrunRuntime, CrunSandbox};
 use crate::logs::Logs;
 use crate::podman::{PodmanRuntime, PodmanSandbox};
+use crate::userns::UserNamespace;
 use crate::{Access, Exit, Host, Leftover, Missing, SandboxError, SandboxSpec};
 
 /// Where a runtime finds things that the environment of the process names.
@@ -178,7 +181,38 @@ impl Runtime {
                 Living::Podman(Box::new(sandbox))
             }
         };
-        Ok(Sandbox(living))
+        let mut sandbox = Sandbox {
+            living,
+            userns: self.host.userns.clone(),
+        };
+        match sandbox.guard(&spec.work).await {
+            Ok(()) => Ok(sandbox),
+            Err(error) => {
+                sandbox.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes what a crashed attempt left in the kernel and in podman. `work` was its directory; after this nothing of
+    /// it runs any more.
+    ///
+    /// # Errors
+    ///
+    /// When something of it is still there.
+    pub async fn sweep(&self, name: &str, work: &Path) -> Result<(), SandboxError> {
+        if let Ok(cgroup) = fs::read_to_string(work.join(CGROUP_NOTE)) {
+            let left = JobCgroup::of_crashed(PathBuf::from(cgroup.trim()))
+                .remove()
+                .await;
+            if let Some(left) = left.first() {
+                return Err(SandboxError::Helper(left.to_string()));
+            }
+        }
+        match &self.made_by {
+            MadeBy::Crun(_) => Ok(()),
+            MadeBy::Podman(podman) => podman.remove(name).await,
+        }
     }
 
     async fn create_crun(
@@ -215,9 +249,15 @@ impl Runtime {
 #[derive(Debug)]
 pub struct Ready(Option<crun::Ready>);
 
+/// Where an attempt's work directory says which cgroup is its.
+const CGROUP_NOTE: &str = "cgroup";
+
 /// One rootless container.
 #[derive(Debug)]
-pub struct Sandbox(Living);
+pub struct Sandbox {
+    living: Living,
+    userns: Arc<UserNamespace>,
+}
 
 #[derive(Debug)]
 enum Living {
@@ -226,13 +266,28 @@ enum Living {
 }
 
 impl Sandbox {
+    /// From here on the job ends with this process, and the next attempt knows what to remove.
+    async fn guard(&self, work: &Path) -> Result<(), SandboxError> {
+        let dir = self.cgroup().dir();
+        let note = work.join(CGROUP_NOTE);
+        fs::write(&note, dir.as_os_str().as_encoded_bytes())
+            .map_err(SandboxError::file("write", note))?;
+        self.userns.guard(dir).await
+    }
+
+    /// Whether no process of the job is left.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.cgroup().is_empty()
+    }
+
     /// Starts the job. Its output must be read to the end, or the job waits.
     ///
     /// # Errors
     ///
     /// When the runtime refuses, or the job turns out to be less confined than its recipe says.
     pub async fn start(&mut self) -> Result<Logs, SandboxError> {
-        match &mut self.0 {
+        match &mut self.living {
             Living::Crun(sandbox) => sandbox.start(),
             Living::Podman(sandbox) => sandbox.start().await,
         }
@@ -244,7 +299,7 @@ impl Sandbox {
     ///
     /// When the runtime could not make the container, or lost it.
     pub async fn wait(&mut self) -> Result<Exit, SandboxError> {
-        match &mut self.0 {
+        match &mut self.living {
             Living::Crun(sandbox) => sandbox.wait().await,
             Living::Podman(sandbox) => sandbox.wait().await,
         }
@@ -253,7 +308,7 @@ impl Sandbox {
     /// Asks the job's first process to end. Returns whether it can notice: the first process of a pid namespace is ended
     /// only by signals that it handles, and by `SIGKILL`; if it has no handler, waiting for it is pointless.
     pub async fn signal(&mut self, signal: Signal) -> bool {
-        match &mut self.0 {
+        match &mut self.living {
             Living::Crun(sandbox) => sandbox.signal(signal),
             Living::Podman(sandbox) => sandbox.signal(signal).await,
         }
@@ -265,7 +320,7 @@ impl Sandbox {
     ///
     /// When the kernel refuses.
     pub fn kill(&mut self) -> Result<(), SandboxError> {
-        match &mut self.0 {
+        match &mut self.living {
             Living::Crun(sandbox) => sandbox.kill(),
             Living::Podman(sandbox) => sandbox.kill(),
         }
@@ -285,14 +340,19 @@ impl Sandbox {
 
     /// Removes it: processes, cgroup, mounts, namespaces, network. Never stops early; safe to repeat.
     pub async fn close(&mut self) -> Vec<Leftover> {
-        match &mut self.0 {
+        let left = match &mut self.living {
             Living::Crun(sandbox) => sandbox.close().await,
             Living::Podman(sandbox) => sandbox.close().await,
+        };
+        if self.is_over() {
+            // A helper that is gone guards nothing.
+            let _ = self.userns.unguard(self.cgroup().dir()).await;
         }
+        left
     }
 
     fn cgroup(&self) -> &JobCgroup {
-        match &self.0 {
+        match &self.living {
             Living::Crun(sandbox) => sandbox.cgroup(),
             Living::Podman(sandbox) => sandbox.cgroup(),
         }

@@ -12,10 +12,14 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 
 use super::{ROOT, directory, own_line, systemd};
+use crate::proc::parent_of;
 use crate::{Missing, SandboxError};
 
 /// Controllers that limits are made of.
 const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "io"];
+
+/// How often our own programs are looked for while they are moved.
+const MOVES: u32 = 20;
 
 /// A cgroup in which we may make others.
 #[derive(Clone, Debug)]
@@ -74,7 +78,7 @@ impl Delegation {
     /// Makes a cgroup that we are in divisible: limits need a directory without processes of its own.
     fn take_over(own: &Path) -> Option<Self> {
         let me = std::process::id();
-        let others = members(own).into_iter().any(|pid| pid != me);
+        let others = members(own).into_iter().any(|pid| !descends(pid, me));
         if others {
             // They are not ours to move. Jobs can still be told apart and killed, but not limited.
             return systemd_is_absent().then(|| Self {
@@ -88,7 +92,19 @@ impl Delegation {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(_) => return None,
         }
-        fs::write(leaf.join("cgroup.procs"), me.to_string()).ok()?;
+        let procs = leaf.join("cgroup.procs");
+        fs::write(&procs, me.to_string()).ok()?;
+        // Programs that were started meanwhile are ours too; those started from here on begin in the leaf.
+        for _ in 0..MOVES {
+            let left = members(own);
+            if left.is_empty() {
+                break;
+            }
+            for pid in left {
+                // One that has just ended is no trouble.
+                let _ = fs::write(&procs, pid.to_string());
+            }
+        }
         Some(Self::divide(own))
     }
 
@@ -139,6 +155,19 @@ fn marked(dir: &Path) -> bool {
 /// sd_booted(3).
 fn systemd_is_absent() -> bool {
     !Path::new("/run/systemd/system").exists()
+}
+
+/// Whether the process is `ancestor` or was started by it, however indirectly.
+fn descends(pid: u32, ancestor: u32) -> bool {
+    let mut at = pid;
+    while at != ancestor {
+        let parent = i32::try_from(at).ok().and_then(parent_of);
+        match parent.and_then(|p| u32::try_from(p).ok()) {
+            Some(parent) if parent > 1 => at = parent,
+            _ => return false,
+        }
+    }
+    true
 }
 
 fn members(dir: &Path) -> Vec<u32> {

@@ -107,6 +107,15 @@ impl JobCgroup {
         Ok(job)
     }
 
+    /// That of an attempt whose process is gone.
+    pub(crate) fn of_crashed(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            slice: None,
+            in_force: LimitsInForce::default(),
+        }
+    }
+
     /// Its directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir

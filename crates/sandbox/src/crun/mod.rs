@@ -9,7 +9,7 @@ pub(crate) use sandbox::CrunSandbox;
 pub(crate) use worker::worker_main;
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -75,6 +75,7 @@ impl CrunRuntime {
             .mode(0o700)
             .create(state)
             .map_err(SandboxError::file("make", state))?;
+        ours_alone(state)?;
         Ok(Self {
             filter: Filter::new(state, &seccomp, &crun),
             crun,
@@ -130,6 +131,22 @@ impl CrunRuntime {
         drop(ready.network);
         self.userns.unnest(&ready.nested).await
     }
+}
+
+/// What is kept in the state directory is trusted, so nobody else may be able to put it there.
+fn ours_alone(dir: &Path) -> Result<(), SandboxError> {
+    let meta = fs::symlink_metadata(dir).map_err(SandboxError::file("look at", dir))?;
+    let ours = meta.uid() == nix::unistd::Uid::effective().as_raw();
+    if meta.is_dir() && ours && meta.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(SandboxError::Host(vec![Missing::new(
+        format!(
+            "{} belongs to somebody else, or others may write to it",
+            dir.display()
+        ),
+        "remove it, and set XDG_RUNTIME_DIR to a directory of your own",
+    )]))
 }
 
 /// The namespaces of an attempt, made before they are needed.

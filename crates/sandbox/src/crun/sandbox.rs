@@ -252,14 +252,14 @@ impl CrunSandbox {
 
     /// Kills everything of the job.
     pub(crate) fn kill(&mut self) -> Result<(), SandboxError> {
-        let result = self.cgroup.kill();
-        // crun may not have put anything into the cgroup yet; then the worker itself is what there is.
+        // crun may not have put anything into the cgroup yet; then the worker itself is what there is. In this order a job
+        // that begins in between is still met by the second.
         if self.never_began()
             && let Some(running) = &self.running
         {
             running.signal(Signal::SIGKILL);
         }
-        result
+        self.cgroup.kill()
     }
 
     pub(crate) fn cgroup(&self) -> &JobCgroup {

@@ -1,4 +1,4 @@
-//! Link-local addresses of a job's network namespace are made unreachable.
+//! Link-local addresses are made unreachable in a job's network namespace.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,12 +14,13 @@ use nix::unistd::{Gid, Uid, setresgid, setresuid};
 use crate::userns::Role;
 use crate::{Missing, SandboxError};
 
-/// RFC 3927. A `replace` succeeds also where a network program made such a route.
-const ROUTES: &[u8] = b"route replace unreachable 169.254.0.0/16\n";
+/// RFC 3927. A rule, and not a route: it is looked at before the routes that a network program copies from the host, some
+/// of which lead to just one such address.
+const RULES: &[u8] = b"rule add unreachable to 169.254.0.0/16 pref 1\n";
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Adds the routes to the namespace whose user and network namespace are at these paths, as the host sees them.
+/// Adds the rule to the namespace whose user and network namespace are at these paths, as the host sees them.
 pub(crate) async fn close_link_local(user: &Path, net: &Path) -> Result<(), SandboxError> {
     let ip = find_program("ip").ok_or_else(|| {
         SandboxError::Host(vec![Missing::new(
@@ -32,14 +33,14 @@ pub(crate) async fn close_link_local(user: &Path, net: &Path) -> Result<(), Sand
         .arg(user)
         .arg(net)
         .arg(ip)
-        .finish(ROUTES, 4096, PATIENCE)
+        .finish(RULES, 4096, PATIENCE)
         .await
         .and_then(bryo_process::Finished::success)
         .map(drop)
         .map_err(SandboxError::program("close link-local addresses"))
 }
 
-/// `USER-NAMESPACE NETWORK-NAMESPACE IP`: joins both and becomes ip(8), which reads the routes.
+/// `USER-NAMESPACE NETWORK-NAMESPACE IP`: joins both and becomes ip(8), which reads the rule.
 pub(crate) fn close_link_local_main(args: &[OsString]) -> Result<(), String> {
     let [user, net, ip] = args else {
         return Err("usage: USER-NAMESPACE NETWORK-NAMESPACE IP".to_owned());

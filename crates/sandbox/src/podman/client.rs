@@ -118,6 +118,27 @@ impl PodmanClient {
         }
     }
 
+    /// Whether there is a container of this name or id.
+    ///
+    /// # Errors
+    ///
+    /// When podman does not say.
+    pub(crate) async fn container_exists(&self, name: &str) -> Result<bool, SandboxError> {
+        match self
+            .send(Call::get(format!("/containers/{name}/exists")))
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(e)
+                if e.refusal()
+                    .is_some_and(|r| r.status == StatusCode::NOT_FOUND) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(e.during("look for the container")),
+        }
+    }
+
     /// Removes the container of this name or id, running or not, with its anonymous volumes. None is no error.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
 //! A living container of the podman runtime, behind the common contract.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bryo_model::NetworkMode;
 use nix::sys::signal::Signal;
@@ -15,10 +17,15 @@ use crate::proc::{handles, parent_of};
 use crate::runtime::RuntimePlaces;
 use crate::{Delegation, Exit, Leftover, Missing, SandboxError, SandboxSpec};
 
+/// How often podman is asked to remove a container, and how far apart.
+const REMOVALS: u32 = 10;
+const REMOVE_AGAIN: Duration = Duration::from_millis(200);
+
 /// What the podman runtime needs of the host.
 #[derive(Clone, Debug)]
 pub(crate) struct PodmanRuntime {
     client: PodmanClient,
+    kept: PathBuf,
 }
 
 impl PodmanRuntime {
@@ -32,7 +39,9 @@ impl PodmanRuntime {
 
     /// Connects. What the service told about itself is kept in `state`, because asking it takes a quarter of a second.
     pub(crate) async fn connect(socket: &Path, state: &Path) -> Result<Self, SandboxError> {
-        let kept = state.join("podman.json");
+        let mut hasher = DefaultHasher::new();
+        socket.hash(&mut hasher);
+        let kept = state.join(format!("podman-{:016x}.json", hasher.finish()));
         let known = fs::read(&kept)
             .ok()
             .and_then(|text| serde_json::from_slice::<PodmanInfo>(&text).ok());
@@ -40,13 +49,15 @@ impl PodmanRuntime {
             Some(info) => PodmanClient::connect_known(socket, info).await?,
             None => PodmanClient::connect(socket).await?,
         };
-        if known.as_ref() != Some(client.info()) {
+        // What the user is about to change is asked again each time.
+        let settled = client.info().network_helper.is_some() && client.info().graph_driver != "vfs";
+        if settled && known.as_ref() != Some(client.info()) {
             // Losing this costs the next attempt a question, nothing else.
             if let Ok(text) = serde_json::to_vec(client.info()) {
                 let _ = fs::create_dir_all(state).and_then(|()| fs::write(&kept, text));
             }
         }
-        Ok(Self { client })
+        Ok(Self { client, kept })
     }
 
     /// Something the user should know about this podman.
@@ -79,6 +90,11 @@ impl PodmanRuntime {
         }
     }
 
+    /// Removes the container of a crashed attempt; none is no error.
+    pub(crate) async fn remove(&self, name: &str) -> Result<(), SandboxError> {
+        self.client.remove(name).await
+    }
+
     /// Makes the container, with its namespaces and limits; nothing of the job runs yet.
     pub(crate) async fn create(
         &self,
@@ -102,6 +118,8 @@ impl PodmanRuntime {
             Ok(()) => Ok(sandbox),
             Err(error) => {
                 sandbox.close().await;
+                // It may be because podman is not what it was.
+                let _ = fs::remove_file(&self.kept);
                 Err(error)
             }
         }
@@ -190,17 +208,42 @@ impl PodmanSandbox {
         &self.cgroup
     }
 
+    /// Podman's own clean-up of a container that has just ended works at the same time, and one can be in the other's way;
+    /// so what podman says is looked at, and it is asked again.
+    async fn remove_container(&mut self) -> Result<(), SandboxError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let removed = match self.container.as_mut() {
+                Some(container) => container.remove().await,
+                // A creation that failed half-way may still have made it.
+                None => self.client.remove(&self.name).await,
+            };
+            let gone = match &removed {
+                Ok(()) => !self.client.container_exists(&self.name).await?,
+                Err(_) => false,
+            };
+            match removed {
+                Ok(()) if gone => break,
+                Ok(()) if tries == REMOVALS => {
+                    return Err(SandboxError::Podman(
+                        "it says that the container is removed, and still has it".to_owned(),
+                    ));
+                }
+                Err(error) if tries == REMOVALS => return Err(error),
+                _ => tokio::time::sleep(REMOVE_AGAIN).await,
+            }
+        }
+        self.container = None;
+        Ok(())
+    }
+
     /// Removes everything of the container. Safe to repeat.
     pub(crate) async fn close(&mut self) -> Vec<Leftover> {
         let mut left = Vec::new();
         self.init = None;
         let _ = self.cgroup.kill();
-        let removed = match self.container.take() {
-            Some(mut container) => container.remove().await,
-            // A creation that failed half-way may still have made it.
-            None => self.client.remove(&self.name).await,
-        };
-        if let Err(error) = removed {
+        if let Err(error) = self.remove_container().await {
             left.push(Leftover(format!("container {}: {error}", self.name)));
         }
         left.extend(self.cgroup.remove().await);

@@ -149,6 +149,22 @@ impl UserNamespace {
         .await
     }
 
+    /// Has the helper kill everything in this cgroup, should this process die before [`UserNamespace::unguard`].
+    pub(crate) async fn guard(&self, cgroup: &Path) -> Result<(), SandboxError> {
+        self.ask(Wish::Guard {
+            cgroup: cgroup.to_owned(),
+        })
+        .await
+    }
+
+    /// Takes it back.
+    pub(crate) async fn unguard(&self, cgroup: &Path) -> Result<(), SandboxError> {
+        self.ask(Wish::Unguard {
+            cgroup: cgroup.to_owned(),
+        })
+        .await
+    }
+
     /// Makes the nested namespaces of one attempt.
     pub(crate) async fn nest(&self, name: &str, network: bool) -> Result<Nested, SandboxError> {
         self.ask(Wish::Nest {

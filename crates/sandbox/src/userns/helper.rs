@@ -1,11 +1,13 @@
 //! The helper's own main function: makes the outer namespaces, then does what it is asked until its input ends.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::protocol::{Answer, Request, Wish};
 use super::{files, nested};
@@ -33,24 +35,42 @@ pub(super) fn main(keep: &[PathBuf]) -> Result<(), String> {
         choose(keep).ok_or("none of /mnt, /media, /srv, /opt can be used as a mount point")?;
     settle(&base).map_err(|e| format!("could not set up {}: {e}", base.display()))?;
     say(format!("{}\n", base.display()).as_bytes())?;
+    raise_open_files();
+    let guarded = Guarded::default();
     let out = Arc::new(Mutex::new(std::io::stdout()));
     for line in lines {
         let Ok(line) = line else { break };
         let request: Request =
             serde_json::from_str(&line).map_err(|e| format!("unreadable request: {e}"))?;
-        let (base, out) = (base.clone(), Arc::clone(&out));
+        let (base, out, guarded) = (base.clone(), Arc::clone(&out), Arc::clone(&guarded));
         // A wish may take long (removing a large tree) and must not hold up another attempt.
         std::thread::spawn(move || {
             let answer = Answer {
                 number: request.number,
-                error: fulfil(&base, request.wish).err(),
+                error: fulfil(&base, &guarded, request.wish).err(),
             };
             if let (Ok(text), Ok(mut out)) = (serde_json::to_string(&answer), out.lock()) {
                 let _ = writeln!(out, "{text}").and_then(|()| out.flush());
             }
         });
     }
+    // The agent is gone. Its jobs must not go on without anybody who knows their bounds.
+    if let Ok(guarded) = guarded.lock() {
+        for cgroup in guarded.iter() {
+            let _ = std::fs::write(cgroup.join("cgroup.kill"), "1");
+        }
+    }
     Ok(())
+}
+
+/// Cgroups of jobs that run.
+type Guarded = Arc<Mutex<BTreeSet<PathBuf>>>;
+
+/// A tree is walked with one open directory for each level of it.
+fn raise_open_files() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 fn say(text: &[u8]) -> Result<(), String> {
@@ -60,14 +80,25 @@ fn say(text: &[u8]) -> Result<(), String> {
         .map_err(|e| format!("the agent went away: {e}"))
 }
 
-fn fulfil(base: &Path, wish: Wish) -> Result<(), String> {
+fn fulfil(base: &Path, guarded: &Guarded, wish: Wish) -> Result<(), String> {
     match wish {
         Wish::Nest { name, network } => nested::make(base, &name, network),
         Wish::Unnest { name } => nested::unmake(base, &name),
         Wish::Give { path } => files::give(&path),
         Wish::Reclaim { path } => files::reclaim(&path),
         Wish::Remove { path } => files::remove(&path),
+        Wish::Guard { cgroup } => keep(guarded, |all| all.insert(cgroup)),
+        Wish::Unguard { cgroup } => keep(guarded, |all| all.remove(&cgroup)),
     }
+}
+
+fn keep(
+    guarded: &Guarded,
+    change: impl FnOnce(&mut BTreeSet<PathBuf>) -> bool,
+) -> Result<(), String> {
+    let mut all = guarded.lock().map_err(|_| "the list of jobs is lost")?;
+    change(&mut all);
+    Ok(())
 }
 
 fn choose(keep: &[PathBuf]) -> Option<PathBuf> {

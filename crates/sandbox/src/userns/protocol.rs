@@ -23,6 +23,10 @@ pub(super) enum Wish {
     Reclaim { path: PathBuf },
     /// Remove a tree of any owner.
     Remove { path: PathBuf },
+    /// Kill everything in this cgroup if the agent ends before it takes this back.
+    Guard { cgroup: PathBuf },
+    /// The cgroup is gone.
+    Unguard { cgroup: PathBuf },
 }
 
 /// The answer to a wish; an error is text because its cause lies in another process.

@@ -121,7 +121,7 @@ for runtime in crun podman; do
     done
   ) &
   watcher=$!
-  job cpus --cpus 0.5 -- sh -c 'echo x > /output/x; sleep 8'
+  job cpus --cpus 0.5 -- sh -c 'echo x > /output/x; sleep 5'
   kill $watcher 2>/dev/null
   wait $watcher 2>/dev/null
   check "--cpus: exit 0" test $rc = 0
@@ -131,6 +131,8 @@ for runtime in crun podman; do
   job timeout --timeout 10s -- sh -c 'echo x > /output/x; sleep 1000'
   check "never ends: exit 1" test $rc = 1
   check "never ends: verdict" says '.verdict == "timed_out"'
+  # 10 s and 1 s of grace, and room for emulation; podman takes 20 s to notice a container whose conmon was killed too
+  check "never ends: ended when it had to" says '.total_ms < 18000'
 
   job daemon -- sh -c 'echo x > /output/x; setsid sleep 1000 & sleep 0.5'
   check "leaves a daemon: exit 0" test $rc = 0
