@@ -10,6 +10,20 @@ pub(crate) fn handles(pid: i32, signal: Signal) -> bool {
     caught(&status(pid), signal)
 }
 
+/// Whether it is the first process of its pid namespace.
+pub(crate) fn is_first(pid: i32) -> bool {
+    innermost(&status(pid)) == Some(1)
+}
+
+/// The last number of `NSpid`: the process's own in the innermost namespace.
+fn innermost(status: &str) -> Option<i32> {
+    field(status, "NSpid:")?
+        .split_whitespace()
+        .next_back()?
+        .parse()
+        .ok()
+}
+
 /// Its parent.
 pub(crate) fn parent_of(pid: i32) -> Option<i32> {
     field(&status(pid), "PPid:")?.parse().ok()
@@ -53,6 +67,9 @@ mod tests {
         let status = "Name:\tx\nPPid:\t42\nSigCgt:\t0000000000004000\n";
         assert!(caught(status, Signal::SIGTERM));
         assert_eq!(field(status, "PPid:"), Some("42"));
+        assert_eq!(innermost("NSpid:\t4711\t1\n"), Some(1));
+        assert_eq!(innermost("NSpid:\t4711\t12\n"), Some(12));
+        assert_eq!(innermost(""), None);
         assert!(!caught("SigCgt:\t0000000000000000\n", Signal::SIGTERM));
         assert!(!caught("", Signal::SIGTERM));
     }

@@ -18,7 +18,7 @@ use super::{CrunRuntime, Ready};
 use crate::cgroup::{JobCgroup, name_of};
 use crate::logs::Logs;
 use crate::network::DNS;
-use crate::proc::handles;
+use crate::proc::{handles, is_first};
 use crate::userns::{Role, UserNamespace};
 use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
 
@@ -237,17 +237,13 @@ impl CrunSandbox {
         kill(pid, signal).is_ok()
     }
 
-    /// The process id, if the process still belongs to this job: an id may have been used again.
+    /// The job's first process: the one in the container's cgroup that is number 1 of a pid namespace. crun's pid file would
+    /// come too late, after the job has begun, and could name a process that is another by now.
     fn init_pid(&self) -> Option<Pid> {
-        let pid: i32 = fs::read_to_string(self.pid_file())
-            .ok()?
-            .trim()
-            .parse()
-            .ok()?;
-        let line = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let cgroup = crate::cgroup::own_line(&line)?;
-        let ours = name_of(self.cgroup.dir());
-        cgroup.starts_with(&ours).then(|| Pid::from_raw(pid))
+        let procs = self.cgroup.dir().join(BOX).join("cgroup.procs");
+        let procs = fs::read_to_string(procs).ok()?;
+        let mut pids = procs.lines().filter_map(|line| line.parse().ok());
+        pids.find(|pid| is_first(*pid)).map(Pid::from_raw)
     }
 
     /// Kills everything of the job.
