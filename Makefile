@@ -32,7 +32,9 @@ audit:            ## licences, bans, sources, and advisories where their databas
 docs:             ## the documentation of the working tree: site/
 	@scripts/docs.sh
 
-install: build    ## DESTDIR= PREFIX=/usr/local
+# Builds only what is missing: `sudo make install` after `make build` needs no Rust for root.
+install:          ## DESTDIR= PREFIX=/usr/local
+	@test -x target/release/bryo || $(MAKE) build
 	install -D -m 755 target/release/bryo $(DESTDIR)$(PREFIX)/bin/bryo
 
 clean:            ## removes what the other targets made here
