@@ -1,8 +1,11 @@
 //! What the kernel tells about itself and about one process.
 
 use std::fs;
+use std::path::Path;
 
 use nix::sys::signal::Signal;
+
+use crate::cgroup::{directory, own_line};
 
 /// Whether the process has a handler for the signal. The first process of a pid namespace notices no other, and
 /// `SIGKILL`.
@@ -22,6 +25,12 @@ fn innermost(status: &str) -> Option<i32> {
         .next_back()?
         .parse()
         .ok()
+}
+
+/// Whether it is in this cgroup or one beneath it: a process id may be another's by now.
+pub(crate) fn is_in(pid: i32, cgroup: &Path) -> bool {
+    let line = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    own_line(&line).is_some_and(|name| directory(name).starts_with(cgroup))
 }
 
 /// Its parent.

@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bryo_model::NetworkMode;
-use nix::sys::signal::Signal;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::info::CgroupManager;
 use super::{Init, Placement, PodmanClient, PodmanContainer, PodmanInfo, socket_path};
 use crate::cgroup::JobCgroup;
 use crate::logs::Logs;
 use crate::network::close_link_local;
-use crate::proc::{handles, parent_of};
+use crate::proc::{handles, is_in, parent_of};
 use crate::runtime::RuntimePlaces;
 use crate::{Delegation, Exit, Leftover, Missing, SandboxError, SandboxSpec};
 
@@ -199,9 +201,22 @@ impl PodmanSandbox {
         }
     }
 
-    /// Kills everything of the job through the cgroup that holds it, which needs no service to answer.
+    /// Kills the job's first process, and with its pid namespace all others, which needs no service to answer.
+    ///
+    /// Not the whole cgroup: conmon may be in it, and podman takes ten seconds to notice a container without one. What
+    /// should still be there is killed with the cgroup when it is removed.
     pub(crate) fn kill(&mut self) -> Result<(), SandboxError> {
-        self.cgroup.kill()
+        match self.init {
+            Some(Init::Ready { pid }) if is_in(pid, self.cgroup.dir()) => {
+                kill(Pid::from_raw(pid), Signal::SIGKILL)
+                    .or_else(|_| self.cgroup.kill().map_err(|_| Errno::ESRCH))
+                    .map_err(|source| SandboxError::System {
+                        what: "kill the job",
+                        source: source.into(),
+                    })
+            }
+            _ => self.cgroup.kill(),
+        }
     }
 
     pub(crate) const fn cgroup(&self) -> &JobCgroup {
@@ -241,8 +256,11 @@ impl PodmanSandbox {
     /// Removes everything of the container. Safe to repeat.
     pub(crate) async fn close(&mut self) -> Vec<Leftover> {
         let mut left = Vec::new();
-        self.init = None;
-        let _ = self.cgroup.kill();
+        if let Some(Init::Ready { pid }) = self.init.take()
+            && is_in(pid, self.cgroup.dir())
+        {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         if let Err(error) = self.remove_container().await {
             left.push(Leftover(format!("container {}: {error}", self.name)));
         }
