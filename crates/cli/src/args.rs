@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bryo_model::{
-    ByteSize, Cpus, EnvVar, GitRef, ImageRef, NetworkMode, RuntimeKind, SourceLocation, SubDir,
+    ByteSize, Ceiling, Cpus, Destination, EnvVar, GitRef, ImageRef, NetworkMode, RuntimeKind,
+    SourceLocation, StageLimit, StopSignal, SubDir, Weight,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -24,6 +25,9 @@ pub(crate) enum Command {
     /// Run one job: fetch a source, run an image on it in one rootless container, publish what it leaves in /output
     Run(Box<RunArgs>),
 }
+
+const LIMITS: &str = "Limits";
+const NETWORK: &str = "Network";
 
 /// One job on this machine.
 #[derive(Debug, clap::Args)]
@@ -60,32 +64,125 @@ pub(crate) struct RunArgs {
     #[arg(long = "env", short = 'e', value_name = "NAME=VALUE")]
     pub(crate) env: Vec<EnvVar>,
 
-    /// What the job can reach: "none", or "isolated" (outbound only, the host's loopback closed)
-    #[arg(long, default_value = "isolated")]
+    /// Environment variable of the job with the value it has here, or that of a file; the value never shows in the
+    /// job's output; repeatable
+    #[arg(long = "secret", value_name = "NAME[=@FILE]")]
+    pub(crate) secrets: Vec<String>,
+
+    /// What the job can reach: "none", or "isolated" (outbound only, the host itself closed)
+    #[arg(long, default_value = "isolated", help_heading = NETWORK)]
     pub(crate) network: NetworkMode,
 
+    /// The job may connect to nothing but this, for example 192.0.2.0/24:443; repeatable
+    #[arg(long, value_name = "ADDRESS[:PORT]", help_heading = NETWORK)]
+    pub(crate) allow: Vec<Destination>,
+
+    /// The job may not connect to this, even if it is allowed; repeatable
+    #[arg(long, value_name = "ADDRESS[:PORT]", help_heading = NETWORK)]
+    pub(crate) deny: Vec<Destination>,
+
+    /// This host keeps these closed to every job; separated by commas
+    #[arg(long, value_name = "ADDRESS[:PORT],...", env = "BRYO_CLOSED", value_delimiter = ',', help_heading = NETWORK)]
+    pub(crate) closed: Vec<Destination>,
+
+    /// Let the job connect to this host's own addresses, loopback excepted
+    #[arg(long, env = "BRYO_REACH_HOST", help_heading = NETWORK)]
+    pub(crate) reach_host: bool,
+
+    /// Give jobs that want a network this host's own: nothing above holds then
+    #[arg(long, env = "BRYO_HOST_NETWORK", help_heading = NETWORK)]
+    pub(crate) host_network: bool,
+
+    /// Certificates that the job trusts, one PEM file
+    #[arg(long, value_name = "FILE", env = "BRYO_CA_BUNDLE", help_heading = NETWORK)]
+    pub(crate) ca_bundle: Option<PathBuf>,
+
+    /// Pass http_proxy, https_proxy, all_proxy and no_proxy on to the job
+    #[arg(long, env = "BRYO_PASS_PROXY", help_heading = NETWORK)]
+    pub(crate) pass_proxy: bool,
+
+    /// The job cannot write to /, only to /output, /tmp, /var/tmp and /run
+    #[arg(long)]
+    pub(crate) read_only: bool,
+
+    /// AppArmor profile of the job; it must be loaded
+    #[arg(long, value_name = "NAME", env = "BRYO_APPARMOR_PROFILE")]
+    pub(crate) apparmor_profile: Option<String>,
+
     /// Most memory, swap included, for example 512m or 2g
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
     pub(crate) memory: Option<ByteSize>,
 
+    /// Memory above which the job is slowed down
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
+    pub(crate) memory_high: Option<ByteSize>,
+
     /// Most processor time per time, for example 0.5 or 2
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", help_heading = LIMITS)]
     pub(crate) cpus: Option<Cpus>,
 
+    /// Share of processors when others want them too, 1 to 10000 (usual: 100)
+    #[arg(long, value_name = "NUMBER", help_heading = LIMITS)]
+    pub(crate) cpu_weight: Option<Weight>,
+
     /// Most processes and threads at one time
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..), help_heading = LIMITS)]
     pub(crate) pids: Option<u32>,
 
+    /// Most bytes per second read from the disks of the job's files
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
+    pub(crate) io_read: Option<ByteSize>,
+
+    /// Most bytes per second written to them
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
+    pub(crate) io_write: Option<ByteSize>,
+
+    /// Most that the job may have on disk: what it writes to /, /tmp and /output together
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
+    pub(crate) disk: Option<ByteSize>,
+
+    /// Most files and directories that it may have there
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..), help_heading = LIMITS)]
+    pub(crate) disk_files: Option<u64>,
+
+    /// Largest result [default: 16g]
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
+    pub(crate) max_output: Option<ByteSize>,
+
+    /// Most files in the result [default: 1000000]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..), help_heading = LIMITS)]
+    pub(crate) max_output_files: Option<u64>,
+
+    /// Most of the job's output that is kept: its beginning and its end
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
+    pub(crate) max_log: Option<ByteSize>,
+
     /// Most time for the whole attempt, for example 90s, 10m or 2h
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = bryo_model::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = bryo_model::parse_duration, help_heading = LIMITS)]
     pub(crate) timeout: Duration,
 
+    /// Most time for one stage, for example run=10m; repeatable
+    #[arg(long = "stage-timeout", value_name = "STAGE=TIME", help_heading = LIMITS)]
+    pub(crate) stage_timeouts: Vec<StageLimit>,
+
+    /// Most time in which the running job may write nothing
+    #[arg(long, value_name = "TIME", value_parser = bryo_model::parse_duration, help_heading = LIMITS)]
+    pub(crate) silence: Option<Duration>,
+
     /// Between the polite signal and the kill
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = bryo_model::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = bryo_model::parse_duration, help_heading = LIMITS)]
     pub(crate) grace: Duration,
 
+    /// The polite signal [default: the image's own, else TERM]
+    #[arg(long, value_name = "SIGNAL", help_heading = LIMITS)]
+    pub(crate) stop_signal: Option<StopSignal>,
+
+    /// The most that any job gets on this host, for example timeout=2h,memory=8g,pids=4096
+    #[arg(long, value_name = "NAME=VALUE,...", env = "BRYO_AT_MOST", default_value = "", hide_default_value = true, help_heading = LIMITS)]
+    pub(crate) at_most: Ceiling,
+
     /// Run without a limit that this host cannot enforce, instead of refusing the job
-    #[arg(long)]
+    #[arg(long, help_heading = LIMITS)]
     pub(crate) allow_unlimited: bool,
 
     /// Credentials for registries [default: those of podman and skopeo]

@@ -34,7 +34,10 @@ impl Exit {
     pub(crate) const fn of(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Succeeded => Self::Succeeded,
-            Verdict::Failed(_) | Verdict::TimedOut(..) | Verdict::OutOfMemory => Self::JobFailed,
+            Verdict::Failed(_)
+            | Verdict::TimedOut(..)
+            | Verdict::OutOfMemory(_)
+            | Verdict::LimitReached(_) => Self::JobFailed,
             Verdict::Cancelled(_) => Self::Cancelled,
             Verdict::Infrastructure(_) => Self::OurFailure,
         }
@@ -49,7 +52,7 @@ impl From<Exit> for ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use bryo_model::{Failure, Stage, TimeLimit};
+    use bryo_model::{Failure, OutOfMemory, Stage, TimeLimit};
 
     use super::*;
 
@@ -59,7 +62,7 @@ mod tests {
         assert_eq!(code(Verdict::Succeeded), 0);
         assert_eq!(code(Verdict::Failed(Failure::ExitCode(3))), 1);
         assert_eq!(code(Verdict::TimedOut(TimeLimit::Attempt, Stage::Run)), 1);
-        assert_eq!(code(Verdict::OutOfMemory), 1);
+        assert_eq!(code(Verdict::OutOfMemory(OutOfMemory::Job)), 1);
         assert_eq!(code(Verdict::Infrastructure(String::new())), 3);
         assert_eq!(code(Verdict::Cancelled(Stage::Run)), 130);
         assert_eq!(Exit::Usage.code(), 2);

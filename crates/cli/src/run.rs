@@ -6,10 +6,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use bryo_depot::Target;
-use bryo_engine::{Control, Settings, run_attempt};
+use bryo_engine::{Control, NetworkSettings, Settings, run_attempt};
 use bryo_image::PullOptions;
 use bryo_model::{
-    ImageRef, JobId, JobSpec, LimitPolicy, Limits, Report, SourceLocation, SourceSpec, Verdict,
+    Egress, EnvVar, ImageRef, JobId, JobSpec, LimitPolicy, Limits, Report, SourceLocation,
+    SourceSpec, Verdict,
 };
 use bryo_sandbox::RuntimePlaces;
 use tokio::sync::mpsc;
@@ -149,6 +150,15 @@ fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings)> {
         },
         cache,
         work,
+        ceiling: args.at_most,
+        network: NetworkSettings {
+            host: args.host_network,
+            reach_host: args.reach_host,
+            closed: args.closed,
+            ca_bundle: args.ca_bundle.map(|file| here.join(file)),
+            proxy: if args.pass_proxy { proxy() } else { Vec::new() },
+        },
+        apparmor: args.apparmor_profile,
     };
     let job = JobSpec {
         id: new_id()?,
@@ -160,13 +170,35 @@ fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings)> {
         image: absolute(args.image, &here),
         command: args.command,
         env: args.env,
+        secrets: args
+            .secrets
+            .iter()
+            .map(|text| secret(text, &here))
+            .collect::<Result<_>>()?,
         network: args.network,
+        egress: Egress {
+            allow: args.allow,
+            deny: args.deny,
+        },
+        read_only_root: args.read_only,
         limits: Limits {
             memory: args.memory,
+            memory_high: args.memory_high,
             cpus: args.cpus,
+            cpu_weight: args.cpu_weight,
             pids: args.pids,
+            io_read: args.io_read,
+            io_write: args.io_write,
+            disk: args.disk,
+            disk_files: args.disk_files,
+            output: args.max_output,
+            output_files: args.max_output_files,
+            log: args.max_log,
             timeout: args.timeout,
+            stages: args.stage_timeouts,
+            silence: args.silence,
             grace: args.grace,
+            stop_signal: args.stop_signal,
         },
         limit_policy: if args.allow_unlimited {
             LimitPolicy::AllowUnlimited
@@ -175,6 +207,46 @@ fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings)> {
         },
     };
     Ok((job, target, settings))
+}
+
+/// The value comes from our own environment or from a file, so that it stands in no command line.
+fn secret(text: &str, here: &Path) -> Result<EnvVar> {
+    let (name, file) = match text.split_once('=') {
+        None => (text, None),
+        Some((name, file)) => {
+            let file = file.strip_prefix('@').with_context(|| {
+                format!("--secret {name}=… would show its value to everybody on this host; say --secret {name} and set it in the environment, or {name}=@FILE")
+            })?;
+            (name, Some(here.join(file)))
+        }
+    };
+    let value = match file {
+        Some(file) => {
+            let text = std::fs::read_to_string(&file).with_context(|| {
+                format!("could not read the secret {name} from {}", file.display())
+            })?;
+            text.strip_suffix('\n').map(str::to_owned).unwrap_or(text)
+        }
+        None => std::env::var(name).with_context(|| {
+            format!("--secret {name}: there is no such variable in the environment")
+        })?,
+    };
+    EnvVar::new(name, &value).with_context(|| format!("--secret {name}"))
+}
+
+/// The variables by which programs find their proxy, as they are set here.
+fn proxy() -> Vec<EnvVar> {
+    [
+        "http_proxy",
+        "https_proxy",
+        "ftp_proxy",
+        "all_proxy",
+        "no_proxy",
+    ]
+    .into_iter()
+    .flat_map(|name| [name.to_owned(), name.to_ascii_uppercase()])
+    .filter_map(|name| EnvVar::new(&name, &std::env::var(&name).ok()?).ok())
+    .collect()
 }
 
 /// Paths in the image's name mean what they mean where the command was given.

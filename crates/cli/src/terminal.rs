@@ -69,7 +69,7 @@ impl Screen {
                     printable(&summary)
                 ));
             }
-            Event::Log(stream, bytes) => self.log(stream, &bytes),
+            Event::Log(piece) => self.log(piece.stream, &piece.bytes),
             Event::Notice(Notice(text)) => self.line(&format!("note     {}", printable(&text))),
         }
     }

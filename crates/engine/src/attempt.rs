@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bryo_depot::Target;
 use bryo_image::{Image, ImageError, ImageStore};
-use bryo_model::{Event, JobSpec, Report, SourceLocation, Stage, Verdict};
+use bryo_model::{Event, JobSpec, Report, SourceLocation, Stage, TimeLimit, Verdict};
 use bryo_sandbox::{Host, SandboxError};
 use bryo_source::SourceCache;
 use tokio::sync::mpsc;
@@ -28,15 +28,26 @@ pub async fn run_attempt(
     control: &Control,
     events: mpsc::Sender<Event>,
 ) -> (Verdict, Report) {
+    let (limits, lowered) = settings.ceiling.over(&job.limits);
+    let job = &JobSpec {
+        limits,
+        ..job.clone()
+    };
     let mut attempt = Attempt {
         job,
         settings,
         control,
         events: Events::new(events),
-        record: Record::new(job.limits.timeout),
+        record: Record::new(&job.limits),
         deadline: Instant::now() + job.limits.timeout,
+        stage_deadline: None,
         host: None,
     };
+    if !lowered.is_empty() {
+        let what = lowered.join(", ");
+        let text = format!("lowered to what this host allows at most: {what}");
+        attempt.events.notice(text).await;
+    }
     let outcome = attempt.run(target).await;
     let verdict = match &outcome {
         Ok(()) => Verdict::Succeeded,
@@ -55,6 +66,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) events: Events,
     pub(crate) record: Record,
     pub(crate) deadline: Instant,
+    /// That of the stage that goes on, if it has a bound of its own.
+    pub(crate) stage_deadline: Option<Instant>,
     /// Once it is settled; it can then remove what a job wrote.
     pub(crate) host: Option<Host>,
 }
@@ -69,7 +82,7 @@ pub(crate) struct Beside {
 
 impl Attempt<'_> {
     async fn run(&mut self, target: Target) -> Result<(), Cause> {
-        self.record.begin(&self.events, Stage::Fetch).await;
+        self.begin(Stage::Fetch).await;
         let work = Work::create(&self.settings.work, self.job.id).map_err(|e| {
             let dir = self.settings.work.display();
             Cause::Work(e, format!("use the work directory {dir}"))
@@ -114,11 +127,11 @@ impl Attempt<'_> {
         let images = Arc::new(ImageStore::open(&cache.join("images")).map_err(Cause::Image)?);
         beside.image = Some(self.start_image(&images));
         let fetched = self.fetch(&source).await?;
-        self.record.begin(&self.events, Stage::Prepare).await;
+        self.begin(Stage::Prepare).await;
         let (checkout, image, setup) = self.prepare(&source, &fetched, beside).await?;
         let ready = self.make_root(&images, &image, setup).await?;
         self.end_prepare(&checkout, &image, beside).await;
-        self.record.begin(&self.events, Stage::Run).await;
+        self.begin(Stage::Run).await;
         self.run_job(&checkout, &image, work, ready).await?;
         self.record.end(&self.events, "exit code 0").await;
         self.collect_and_publish(work, target).await
@@ -146,8 +159,26 @@ impl Attempt<'_> {
             biased;
             () = self.control.cancelled() => Err(Cause::Cancelled(self.record.stage())),
             answer = future => Ok(answer),
-            () = tokio::time::sleep_until(self.deadline) => Err(Cause::Deadline(self.record.stage())),
+            () = tokio::time::sleep_until(self.next_deadline().0) => Err(self.late()),
         }
+    }
+
+    pub(crate) async fn begin(&mut self, stage: Stage) {
+        let bound = self.job.limits.of_stage(stage);
+        self.stage_deadline = bound.map(|most| Instant::now() + most);
+        self.record.begin(&self.events, stage).await;
+    }
+
+    /// When the stage that goes on must have ended, and by which bound.
+    pub(crate) fn next_deadline(&self) -> (Instant, TimeLimit) {
+        match self.stage_deadline {
+            Some(stage) if stage < self.deadline => (stage, TimeLimit::Stage),
+            _ => (self.deadline, TimeLimit::Attempt),
+        }
+    }
+
+    pub(crate) fn late(&self) -> Cause {
+        Cause::Late(self.next_deadline().1, self.record.stage())
     }
 
     async fn clean_up(&mut self, work: Work, beside: Beside) {

@@ -4,8 +4,8 @@ use std::error::Error;
 
 use bryo_depot::DepotError;
 use bryo_image::{Fault, ImageError};
-use bryo_model::{Failure, Stage, TimeLimit, Verdict};
-use bryo_sandbox::SandboxError;
+use bryo_model::{Failure, OutOfMemory, ResourceLimit, ResourceUse, Stage, TimeLimit, Verdict};
+use bryo_sandbox::{Exit, SandboxError};
 use bryo_source::SourceError;
 
 /// Why an attempt ended before, or without, success.
@@ -13,14 +13,18 @@ use bryo_source::SourceError;
 pub(crate) enum Cause {
     /// The caller asked for it, in this stage.
     Cancelled(Stage),
-    /// The wall-clock bound was reached, in this stage.
-    Deadline(Stage),
+    /// A bound on time was reached, in this stage.
+    Late(TimeLimit, Stage),
     /// The job's command ended with this code.
     Exit(i32),
+    /// The job's command was ended by this signal, and not by ours.
+    Signal(i32),
     /// The job's command could not be started.
     NotStarted(String),
     /// The kernel killed the job, or a part of it, for memory.
-    OutOfMemory,
+    OutOfMemory(OutOfMemory),
+    /// The job went over another bound, and was ended or failed for it.
+    Limit(ResourceLimit),
     /// The job ended well and left nothing.
     OutputEmpty,
     /// The image cannot be run as it is.
@@ -39,14 +43,78 @@ pub(crate) enum Cause {
     Task(String),
 }
 
+/// What the kernel counted of a job that has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// Processes that were killed for memory.
+    oom_kills: u64,
+    /// How often its own limit was the reason.
+    oom_events: u64,
+    /// How often it was refused a process for its limit.
+    pids_refused: u64,
+}
+
+impl Facts {
+    pub(crate) fn of(used: &ResourceUse) -> Self {
+        Self {
+            oom_kills: used.oom_kills.unwrap_or(0),
+            oom_events: used.oom_events.unwrap_or(0),
+            pids_refused: used.pids_refused.unwrap_or(0),
+        }
+    }
+}
+
+/// The one place where the end of a job becomes a cause; `None` when it ended well.
+///
+/// Our own record of having stopped it comes first: the exit is then of our making. A job that ends with 0 has coped with
+/// whatever was refused it. After that the strongest fact of the kernel counts, and the exit itself last.
+pub(crate) fn end_of(
+    stopped: Option<Cause>,
+    exit: Result<Exit, SandboxError>,
+    facts: Facts,
+) -> Option<Cause> {
+    if stopped.is_some() {
+        return stopped;
+    }
+    let own = match exit {
+        Ok(Exit::Code(0)) => return None,
+        Ok(Exit::NotStarted(why)) => return Some(Cause::NotStarted(why)),
+        Err(error) => return Some(Cause::Sandbox(error)),
+        Ok(Exit::Code(code)) => Cause::Exit(code),
+        Ok(Exit::Signal(number)) => Cause::Signal(number),
+    };
+    Some(match facts {
+        Facts {
+            oom_kills: 1..,
+            oom_events: 1..,
+            ..
+        } => Cause::OutOfMemory(OutOfMemory::Job),
+        Facts {
+            oom_kills: 1..,
+            oom_events: 0,
+            ..
+        } => Cause::OutOfMemory(OutOfMemory::Host),
+        Facts {
+            pids_refused: 1.., ..
+        } => Cause::Limit(ResourceLimit::Pids),
+        Facts {
+            oom_kills: 0,
+            pids_refused: 0,
+            ..
+        } => own,
+    })
+}
+
 /// The one place where causes become verdicts.
 pub(crate) fn verdict(cause: &Cause) -> Verdict {
     match cause {
         Cause::Cancelled(stage) => Verdict::Cancelled(*stage),
-        Cause::Deadline(stage) => Verdict::TimedOut(TimeLimit::Attempt, *stage),
+        Cause::Late(limit, stage) => Verdict::TimedOut(*limit, *stage),
         Cause::Exit(code) => Verdict::Failed(Failure::ExitCode(*code)),
         Cause::NotStarted(why) => Verdict::Failed(Failure::NotStarted(why.clone())),
-        Cause::OutOfMemory => Verdict::OutOfMemory,
+        Cause::Signal(number) => Verdict::Failed(Failure::Signal(*number)),
+        Cause::OutOfMemory(whose) => Verdict::OutOfMemory(*whose),
+        Cause::Limit(limit) => Verdict::LimitReached(*limit),
         Cause::OutputEmpty => Verdict::Failed(Failure::OutputEmpty),
         Cause::Unusable(failure) => Verdict::Failed(failure.clone()),
         Cause::Source(error) => of_source(error),
@@ -151,9 +219,103 @@ mod tests {
             Verdict::Failed(Failure::ExitCode(3))
         );
         assert_eq!(
-            verdict(&Cause::Deadline(Stage::Run)),
+            verdict(&Cause::Late(TimeLimit::Attempt, Stage::Run)),
             Verdict::TimedOut(TimeLimit::Attempt, Stage::Run)
         );
+    }
+
+    #[test]
+    fn every_end_is_told_apart() {
+        let none = Facts::default();
+        let facts = |oom_kills, oom_events, pids_refused| Facts {
+            oom_kills,
+            oom_events,
+            pids_refused,
+        };
+        let code = |n| Ok(Exit::Code(n));
+        let word = |stopped, exit, facts| {
+            let verdict = end_of(stopped, exit, facts).map_or(Verdict::Succeeded, |c| verdict(&c));
+            (verdict.word(), verdict.limit())
+        };
+        let ours = |cause| Some(cause);
+        for (stopped, exit, facts, wanted) in [
+            (None, code(0), none, ("succeeded", None)),
+            (None, code(3), none, ("failed", None)),
+            (None, Ok(Exit::Signal(11)), none, ("failed", None)),
+            (
+                None,
+                Ok(Exit::NotStarted("x".into())),
+                facts(1, 1, 1),
+                ("failed", None),
+            ),
+            (
+                None,
+                Ok(Exit::Signal(9)),
+                facts(1, 1, 0),
+                ("out_of_memory", Some("memory")),
+            ),
+            (
+                None,
+                code(137),
+                facts(2, 1, 5),
+                ("out_of_memory", Some("memory")),
+            ),
+            (
+                None,
+                code(137),
+                facts(1, 0, 0),
+                ("out_of_memory", Some("host_memory")),
+            ),
+            (None, code(2), facts(0, 0, 7), ("pids_limit", Some("pids"))),
+            // Its limit was reached without a kill: it reclaimed, and failed for a reason of its own.
+            (None, code(2), facts(0, 3, 0), ("failed", None)),
+            (None, code(0), facts(1, 1, 7), ("succeeded", None)),
+            (
+                ours(Cause::Late(TimeLimit::Silence, Stage::Run)),
+                code(137),
+                facts(1, 1, 1),
+                ("timed_out", Some("silence")),
+            ),
+            (
+                ours(Cause::Late(TimeLimit::Stage, Stage::Run)),
+                code(143),
+                none,
+                ("timed_out", Some("stage_timeout")),
+            ),
+            (
+                ours(Cause::Late(TimeLimit::Attempt, Stage::Run)),
+                code(0),
+                none,
+                ("timed_out", Some("timeout")),
+            ),
+            (
+                ours(Cause::Limit(ResourceLimit::Disk)),
+                code(137),
+                none,
+                ("disk_limit", Some("disk")),
+            ),
+            (
+                ours(Cause::Limit(ResourceLimit::DiskFiles)),
+                code(137),
+                none,
+                ("disk_limit", Some("disk_files")),
+            ),
+            (
+                ours(Cause::Cancelled(Stage::Run)),
+                code(143),
+                none,
+                ("cancelled", None),
+            ),
+            (
+                None,
+                Err(SandboxError::Unkillable),
+                none,
+                ("infrastructure", None),
+            ),
+        ] {
+            let told = format!("{stopped:?} {exit:?} {facts:?}");
+            assert_eq!(word(stopped, exit, facts), wanted, "{told}");
+        }
     }
 
     #[test]

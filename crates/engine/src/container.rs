@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bryo_image::{Image, ImageConfig};
 use bryo_model::{ContainerName, Failure, JobSpec};
-use bryo_sandbox::{Access, Mount, Root, SandboxSpec};
+use bryo_sandbox::{Access, Mount, Network, Root, SandboxSpec};
 use bryo_source::Checkout;
 
 /// Where the job finds its source.
@@ -22,6 +22,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// What the recipe is made from.
 pub(crate) struct Parts<'a> {
     pub(crate) job: &'a JobSpec,
+    pub(crate) network: Network,
+    pub(crate) apparmor: Option<String>,
     pub(crate) checkout: &'a Checkout,
     pub(crate) image: &'a Image,
     pub(crate) root: Root,
@@ -39,7 +41,9 @@ pub(crate) fn recipe(parts: Parts<'_>) -> Result<SandboxSpec, Failure> {
         env: env(parts.job, config, parts.home),
         cwd: cwd(parts.job, config),
         mounts: mounts(parts.checkout, parts.output),
-        network: parts.job.network,
+        network: parts.network,
+        read_only_root: parts.job.read_only_root,
+        apparmor: parts.apparmor,
         limits: parts.job.limits.clone(),
         limit_policy: parts.job.limit_policy,
         work: parts.work.to_owned(),
@@ -74,7 +78,7 @@ fn env(job: &JobSpec, config: &ImageConfig, home: Option<&str>) -> Vec<(String, 
             set(name, value, true);
         }
     }
-    for var in &job.env {
+    for var in job.env.iter().chain(&job.secrets) {
         set(var.name(), var.value(), true);
     }
     set("PATH", PATH, false);

@@ -34,6 +34,11 @@ impl Events {
         Room(self.0.reserve().await.ok())
     }
 
+    /// Whether nobody takes what there is.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.capacity() == 0
+    }
+
     /// A function that tells progress from any thread. A full stream drops progress: the next one supersedes it.
     pub(crate) fn progress(&self, stage: Stage) -> Arc<dyn Fn(Amount) + Send + Sync> {
         let sender = self.0.clone();

@@ -25,4 +25,4 @@ mod work;
 
 pub use attempt::run_attempt;
 pub use control::Control;
-pub use settings::Settings;
+pub use settings::{NetworkSettings, Settings};

@@ -17,7 +17,7 @@ impl Attempt<'_> {
         work: &Work,
         target: Target,
     ) -> Result<(), Cause> {
-        self.record.begin(&self.events, Stage::Collect).await;
+        self.begin(Stage::Collect).await;
         let output = work.output();
         if let Some(host) = self.host.clone() {
             self.guarded(host.userns().reclaim(&output))
@@ -25,7 +25,19 @@ impl Attempt<'_> {
                 .map_err(Cause::Sandbox)?;
         }
         let watch = self.watch(Stage::Collect);
-        let tree = blocking(move || OutputTree::collect(&output, &OutputBounds::default(), &watch))
+        let usual = OutputBounds::default();
+        let bounds = OutputBounds {
+            max_bytes: self
+                .job
+                .limits
+                .output
+                .map_or(usual.max_bytes, ByteSize::bytes),
+            max_files: self.job.limits.output_files.unwrap_or(usual.max_files),
+            ..usual
+        };
+        self.record.limits.output = Some(ByteSize::new(bounds.max_bytes));
+        self.record.limits.output_files = Some(bounds.max_files);
+        let tree = blocking(move || OutputTree::collect(&output, &bounds, &watch))
             .await?
             .map_err(|e| self.of_depot(e))?;
         let size = ByteSize::new(tree.bytes());
@@ -43,7 +55,7 @@ impl Attempt<'_> {
         if tree.is_empty() {
             return Err(Cause::OutputEmpty);
         }
-        self.record.begin(&self.events, Stage::Publish).await;
+        self.begin(Stage::Publish).await;
         let watch = self.watch(Stage::Publish);
         let place = target.path();
         let published = blocking(move || bryo_depot::publish(tree, &target, &watch))
@@ -67,7 +79,7 @@ impl Attempt<'_> {
             DepotError::Stopped if self.control.is_cancelled() => {
                 Cause::Cancelled(self.record.stage())
             }
-            DepotError::Stopped => Cause::Deadline(self.record.stage()),
+            DepotError::Stopped => self.late(),
             _ => Cause::Depot(error),
         }
     }
@@ -75,7 +87,7 @@ impl Attempt<'_> {
     fn watch(&self, stage: Stage) -> StageWatch {
         StageWatch {
             control: self.control.clone(),
-            deadline: self.deadline.into_std(),
+            deadline: self.next_deadline().0.into_std(),
             progress: self.events.progress(stage),
         }
     }

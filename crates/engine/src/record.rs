@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use bryo_model::{
-    CommitId, Event, JobId, LimitsInForce, Report, ResourceUse, RuntimeKind, Stage, StageTime,
-    Verdict,
+    CommitId, Event, JobId, Limits, LimitsInForce, Report, ResourceUse, RuntimeKind, Stage,
+    StageTime, Verdict,
 };
 
 use crate::events::Events;
@@ -19,13 +19,14 @@ pub(crate) struct Record {
     pub(crate) image_digest: Option<String>,
     pub(crate) runtime: Option<RuntimeKind>,
     pub(crate) exit_code: Option<i32>,
+    pub(crate) signal: Option<i32>,
     pub(crate) resources: ResourceUse,
     pub(crate) limits: LimitsInForce,
     pub(crate) leftovers: Vec<String>,
 }
 
 impl Record {
-    pub(crate) fn new(timeout: Duration) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             began: Instant::now(),
             stages: Vec::new(),
@@ -34,11 +35,9 @@ impl Record {
             image_digest: None,
             runtime: None,
             exit_code: None,
+            signal: None,
             resources: ResourceUse::default(),
-            limits: LimitsInForce {
-                timeout_s: timeout.as_secs_f64(),
-                ..LimitsInForce::default()
-            },
+            limits: of_the_engine(limits),
             leftovers: Vec::new(),
         }
     }
@@ -75,6 +74,7 @@ impl Record {
     pub(crate) fn into_report(self, job: JobId, verdict: &Verdict) -> Report {
         Report {
             exit_code: self.exit_code,
+            signal: self.signal,
             commit: self.commit,
             image_digest: self.image_digest,
             runtime: self.runtime,
@@ -85,6 +85,20 @@ impl Record {
             leftovers: self.leftovers,
             ..Report::new(job, verdict)
         }
+    }
+}
+
+/// The bounds that the engine itself keeps; those that the kernel keeps are added when they were read back.
+pub(crate) fn of_the_engine(limits: &Limits) -> LimitsInForce {
+    LimitsInForce {
+        log: limits.log,
+        timeout_s: limits.timeout.as_secs_f64(),
+        stage_timeouts_s: Stage::ALL
+            .into_iter()
+            .filter_map(|stage| Some((stage, limits.of_stage(stage)?.as_secs_f64())))
+            .collect(),
+        silence_s: limits.silence.map(|d| d.as_secs_f64()),
+        ..LimitsInForce::default()
     }
 }
 

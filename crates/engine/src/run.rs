@@ -1,14 +1,16 @@
 //! The third stage: the job runs, and its end is judged.
 
 use bryo_image::Image;
-use bryo_model::ResourceUse;
+use bryo_model::{LimitsInForce, ResourceUse, StopSignal};
 use bryo_sandbox::{Exit, SandboxError};
 use bryo_source::Checkout;
+use nix::sys::signal::Signal;
 
 use crate::attempt::Attempt;
-use crate::cause::Cause;
+use crate::cause::{Cause, Facts, end_of};
 use crate::container::{Parts, recipe};
 use crate::inputs::ReadyToRun;
+use crate::setup::network;
 use crate::supervise::{Bounds, Ended, supervise};
 use crate::work::Work;
 
@@ -23,6 +25,8 @@ impl Attempt<'_> {
         let ReadyToRun { setup, root, home } = ready;
         let spec = recipe(Parts {
             job: self.job,
+            network: network(self.job, self.settings),
+            apparmor: self.settings.apparmor.clone(),
             checkout,
             image,
             root,
@@ -42,7 +46,9 @@ impl Attempt<'_> {
             .create(&spec, setup.ready)
             .await
             .map_err(Cause::Sandbox)?;
-        self.record.limits = sandbox.limits_in_force();
+        self.record.limits = LimitsInForce {
+            ..sandbox.limits_in_force()
+        };
         if !self.record.limits.unlimited.is_empty() {
             let what = self.record.limits.unlimited.join(", ");
             self.events
@@ -54,10 +60,21 @@ impl Attempt<'_> {
         let ended = match sandbox.start().await {
             Ok(logs) => {
                 let bounds = Bounds {
-                    deadline: self.deadline,
+                    deadline: self.next_deadline(),
+                    silence: self.job.limits.silence,
                     grace: self.job.limits.grace,
+                    stop_signal: self.stop_signal(image),
                 };
-                let ended = supervise(&mut sandbox, logs, bounds, self.control, &self.events).await;
+                let trouble = std::future::pending();
+                let ended = supervise(
+                    &mut sandbox,
+                    logs,
+                    bounds,
+                    self.control,
+                    &self.events,
+                    trouble,
+                )
+                .await;
                 self.record.resources = ResourceUse {
                     log_bytes: ended.log_bytes,
                     ..sandbox.usage()
@@ -78,20 +95,23 @@ impl Attempt<'_> {
         self.judge(ended)
     }
 
+    /// The job's wish, else the image's, else `SIGTERM`.
+    fn stop_signal(&self, image: &Image) -> Signal {
+        let of_image = || image.config().stop_signal()?.parse::<StopSignal>().ok();
+        let wanted = self.job.limits.stop_signal.or_else(of_image);
+        let number = wanted.unwrap_or(StopSignal::TERM).number();
+        Signal::try_from(number).unwrap_or(Signal::SIGTERM)
+    }
+
     fn judge(&mut self, ended: Ended) -> Result<(), Cause> {
-        if let Ok(Exit::Code(code)) = &ended.result
-            && ended.stopped.is_none()
-        {
-            self.record.exit_code = Some(*code);
+        if ended.stopped.is_none() {
+            match &ended.result {
+                Ok(Exit::Code(code)) => self.record.exit_code = Some(*code),
+                Ok(Exit::Signal(number)) => self.record.signal = Some(*number),
+                Ok(Exit::NotStarted(_)) | Err(_) => {}
+            }
         }
-        let killed_for_memory = self.record.resources.oom_kills.is_some_and(|n| n > 0);
-        match (ended.stopped, ended.result) {
-            (Some(cause), _) => Err(cause),
-            (None, Ok(Exit::Code(0))) => Ok(()),
-            (None, Ok(_)) if killed_for_memory => Err(Cause::OutOfMemory),
-            (None, Ok(Exit::Code(code))) => Err(Cause::Exit(code)),
-            (None, Ok(Exit::NotStarted(why))) => Err(Cause::NotStarted(why)),
-            (None, Err(error)) => Err(Cause::Sandbox(error)),
-        }
+        let facts = Facts::of(&self.record.resources);
+        end_of(ended.stopped, ended.result, facts).map_or(Ok(()), Err)
     }
 }

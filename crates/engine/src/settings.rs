@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bryo_image::PullOptions;
-use bryo_model::RuntimeKind;
+use bryo_model::{Ceiling, Destination, EnvVar, RuntimeKind};
 use bryo_sandbox::RuntimePlaces;
 
 /// Settings of this host and this caller.
@@ -25,4 +25,26 @@ pub struct Settings {
     pub runtime: Option<RuntimeKind>,
     /// Where runtimes find things.
     pub places: RuntimePlaces,
+    /// The most that a job gets, whatever it asks for.
+    pub ceiling: Ceiling,
+    /// What of the network a job gets, whatever it asks for.
+    pub network: NetworkSettings,
+    /// Name of a loaded AppArmor profile that jobs run under.
+    pub apparmor: Option<String>,
+}
+
+/// What the host's owner says about the network of jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkSettings {
+    /// Jobs that ask for a network get the host's own, without any of the bounds below.
+    pub host: bool,
+    /// Jobs may connect to the host's own addresses (loopback and link-local ones excepted).
+    pub reach_host: bool,
+    /// Closed to every job: the control plane.
+    pub closed: Vec<Destination>,
+    /// Certificates that jobs trust, as one PEM file: mounted into the job and named by the variables that TLS
+    /// libraries read.
+    pub ca_bundle: Option<PathBuf>,
+    /// Proxy variables (`https_proxy` and its kind) that jobs get.
+    pub proxy: Vec<EnvVar>,
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bryo_model::{ContainerName, JobSpec};
-use bryo_sandbox::{Host, Ready, Runtime, SandboxError};
+use bryo_model::{ContainerName, JobSpec, NetworkMode};
+use bryo_sandbox::{Host, Network, Ready, Runtime, SandboxError};
 
 use crate::settings::Settings;
 use crate::work;
@@ -25,14 +25,26 @@ pub(crate) async fn set_up(
 ) -> Result<Setup, SandboxError> {
     let keep = [&settings.cache, &settings.work, &settings.places.state].map(|dir| real(dir));
     let host = Host::settle(&keep).await?;
-    let runtime = Runtime::choose(&host, settings.runtime, job.network, &settings.places).await?;
+    let network = network(&job, &settings);
+    let runtime = Runtime::choose(&host, settings.runtime, network.mode, &settings.places).await?;
     let name = ContainerName::of(job.id);
-    let ready = runtime.ready(name.as_str(), job.network, &work_dir).await?;
+    let ready = runtime.ready(name.as_str(), &network, &work_dir).await?;
     Ok(Setup {
         host,
         runtime: Arc::new(runtime),
         ready,
     })
+}
+
+/// What the job gets: what it asks for within what the host's owner allows.
+pub(crate) fn network(job: &JobSpec, settings: &Settings) -> Network {
+    let host = settings.network.host && job.network == NetworkMode::Isolated;
+    Network {
+        mode: if host { NetworkMode::Host } else { job.network },
+        egress: job.egress.clone(),
+        closed: settings.network.closed.clone(),
+        reach_host: settings.network.reach_host,
+    }
 }
 
 /// The path without links, as far as it exists: what a mount would cover is a matter of real paths.

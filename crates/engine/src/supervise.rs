@@ -1,8 +1,9 @@
 //! Watching a job that runs: its output, its bounds, and the caller's hand.
 
-use std::time::Duration;
+use std::pin::pin;
+use std::time::{Duration, SystemTime};
 
-use bryo_model::{Event, Stage};
+use bryo_model::{Event, LogPiece, Stage, TimeLimit};
 use bryo_sandbox::{Exit, Logs, Sandbox, SandboxError};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep_until};
@@ -20,8 +21,12 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Bounds on the run stage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    pub(crate) deadline: Instant,
+    /// When it must have ended, and by which bound.
+    pub(crate) deadline: (Instant, TimeLimit),
+    /// How long it may write nothing.
+    pub(crate) silence: Option<Duration>,
     pub(crate) grace: Duration,
+    pub(crate) stop_signal: Signal,
 }
 
 /// How a job that was started came to its end.
@@ -35,7 +40,7 @@ pub(crate) struct Ended {
 /// How far the job's end has come. Each phase has a time at which the next one begins.
 #[derive(Clone, Copy)]
 enum Phase {
-    Running(Instant),
+    Running,
     /// It was asked to end.
     Grace(Instant),
     /// It was killed; what is left at this time cannot be killed.
@@ -49,7 +54,7 @@ enum Wake {
     /// Both streams have ended.
     Silent,
     /// The job has ended.
-    Over(Result<Exit, SandboxError>),
+    Ended(Result<Exit, SandboxError>),
     /// The output broke.
     Broken(SandboxError),
     /// The caller asked for its end.
@@ -58,58 +63,77 @@ enum Wake {
     Kill,
     /// The phase's time is up.
     Late,
+    /// Something else than time ran out, or broke.
+    Over(Cause),
 }
 
-/// Runs the started job to its end, whoever brings it about.
+/// Runs the started job to its end, whoever brings it about. `trouble` ends it too, when it comes true.
 pub(crate) async fn supervise(
     sandbox: &mut Sandbox,
     mut logs: Logs,
     bounds: Bounds,
     control: &Control,
     events: &Events,
+    trouble: impl Future<Output = Cause>,
 ) -> Ended {
-    let mut phase = Phase::Running(bounds.deadline);
+    let mut trouble = pin!(trouble);
+    let mut phase = Phase::Running;
     let mut stopped = None;
     let mut log_bytes = 0;
-    let mut silent = false;
+    let mut heard = Instant::now();
+    let mut closed = false;
     let result = loop {
         let (until, running, killed) = match phase {
-            Phase::Running(until) => (until, true, false),
+            Phase::Running => (bounds.late_at(heard).0, true, false),
             Phase::Grace(until) => (until, false, false),
             Phase::Killed(until) => (until, false, true),
         };
         let wake = tokio::select! {
-            wake = pass_on(&mut logs, &mut log_bytes, events), if !silent => wake,
+            wake = pass_on(&mut logs, &mut log_bytes, events), if !closed => wake,
             // A job may close its output and go on; it is bounded all the same.
-            exit = sandbox.wait(), if silent => Wake::Over(exit),
+            exit = sandbox.wait(), if closed => Wake::Ended(exit),
             () = control.cancelled(), if running => Wake::Cancelled,
             () = control.killed(), if !killed => Wake::Kill,
+            cause = &mut trouble, if running => Wake::Over(cause),
             () = sleep_until(until) => Wake::Late,
         };
+        let by_force = matches!(wake, Wake::Kill | Wake::Over(_));
         let cause = match wake {
-            Wake::Piece => continue,
-            Wake::Silent => {
-                silent = true;
+            Wake::Piece => {
+                heard = Instant::now();
                 continue;
             }
-            Wake::Over(exit) => break exit,
+            Wake::Silent => {
+                closed = true;
+                continue;
+            }
+            Wake::Ended(exit) => break exit,
             Wake::Broken(error) => break Err(error),
             Wake::Cancelled => Some(Cause::Cancelled(Stage::Run)),
             Wake::Kill if running => Some(Cause::Cancelled(Stage::Run)),
-            Wake::Late if running => Some(Cause::Deadline(Stage::Run)),
+            Wake::Late if running => {
+                let (_, limit) = bounds.late_at(heard);
+                if limit == TimeLimit::Silence && events.is_full() {
+                    // It is the consumer that keeps silent: what the job wrote waits for room.
+                    heard = Instant::now();
+                    continue;
+                }
+                Some(Cause::Late(limit, Stage::Run))
+            }
             Wake::Late if killed => break Err(SandboxError::Unkillable),
+            Wake::Over(cause) => Some(cause),
             Wake::Kill | Wake::Late => None,
         };
-        let polite = cause.is_some() && !matches!(wake, Wake::Kill);
+        let polite = cause.is_some() && !by_force;
         stopped = stopped.or(cause);
         // The first process of a pid namespace that has no handler for the signal will never notice it.
-        phase = if polite && sandbox.signal(Signal::SIGTERM).await {
+        phase = if polite && sandbox.signal(bounds.stop_signal).await {
             Phase::Grace(Instant::now() + bounds.grace)
         } else if let Err(error) = sandbox.kill() {
             break Err(error);
         } else {
             // Its last words are taken when it is over: nobody may be reading any more.
-            silent = true;
+            closed = true;
             Phase::Killed(Instant::now() + DYING)
         };
     };
@@ -129,12 +153,26 @@ pub(crate) async fn supervise(
     }
 }
 
+impl Bounds {
+    /// When a job that was heard at this time is late, and by which bound.
+    fn late_at(&self, heard: Instant) -> (Instant, TimeLimit) {
+        match self.silence.map(|most| heard + most) {
+            Some(silent) if silent < self.deadline.0 => (silent, TimeLimit::Silence),
+            _ => self.deadline,
+        }
+    }
+}
+
 async fn pass_on(logs: &mut Logs, log_bytes: &mut u64, events: &Events) -> Wake {
     let room = events.room().await;
     match logs.next().await {
         Some(Ok(piece)) => {
             *log_bytes += piece.bytes.len() as u64;
-            room.fill(Event::Log(piece.stream, piece.bytes));
+            room.fill(Event::Log(LogPiece {
+                at: SystemTime::now(),
+                stream: piece.stream,
+                bytes: piece.bytes,
+            }));
             Wake::Piece
         }
         Some(Err(error)) => Wake::Broken(error),

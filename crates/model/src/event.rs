@@ -3,7 +3,7 @@
 //! A terminal, a log file or a remote server are consumers of it; the engine knows none of them.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -21,6 +21,25 @@ pub enum Stage {
     Collect,
     /// The output becomes visible.
     Publish,
+}
+
+impl Stage {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] = [
+        Self::Fetch,
+        Self::Prepare,
+        Self::Run,
+        Self::Collect,
+        Self::Publish,
+    ];
+
+    /// The stage of this name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|stage| stage.to_string() == name)
+    }
 }
 
 impl fmt::Display for Stage {
@@ -42,6 +61,17 @@ pub enum LogStream {
     Stdout,
     /// Standard error.
     Stderr,
+}
+
+/// A piece of the job's output: as it came, of any length, not necessarily text or whole lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogPiece {
+    /// When it was taken from the job.
+    pub at: SystemTime,
+    /// Where it was written to.
+    pub stream: LogStream,
+    /// The bytes, with secrets masked.
+    pub bytes: Vec<u8>,
 }
 
 /// How much of something is done.
@@ -83,8 +113,8 @@ pub enum Event {
         /// What it achieved, in a few words.
         summary: String,
     },
-    /// The job wrote bytes: as they came, of any length, not necessarily text.
-    Log(LogStream, Vec<u8>),
+    /// The job wrote something.
+    Log(LogPiece),
     /// Something the user should know.
     Notice(Notice),
 }

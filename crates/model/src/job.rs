@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::{ImageRef, JobId, LimitPolicy, Limits, SourceSpec};
+use crate::{Egress, ImageRef, JobId, LimitPolicy, Limits, NetworkMode, SourceSpec};
 
 /// The text is none of the words that may stand here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,6 +13,15 @@ use crate::{ImageRef, JobId, LimitPolicy, Limits, SourceSpec};
 pub struct UnknownWord {
     text: String,
     allowed: &'static str,
+}
+
+impl UnknownWord {
+    pub(crate) fn new(text: &str, allowed: &'static str) -> Self {
+        Self {
+            text: text.to_owned(),
+            allowed,
+        }
+    }
 }
 
 /// How a sandbox is made.
@@ -31,31 +40,6 @@ impl fmt::Display for RuntimeKind {
             Self::Crun => "crun",
             Self::Podman => "podman",
         })
-    }
-}
-
-/// What a job can reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NetworkMode {
-    /// Nothing but its own loopback.
-    None,
-    /// Outbound connections from a network namespace of its own; the host's loopback and link-local addresses are closed.
-    Isolated,
-}
-
-impl FromStr for NetworkMode {
-    type Err = UnknownWord;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "none" => Ok(Self::None),
-            "isolated" => Ok(Self::Isolated),
-            _ => Err(UnknownWord {
-                text: text.to_owned(),
-                allowed: "none, isolated",
-            }),
-        }
     }
 }
 
@@ -157,8 +141,14 @@ pub struct JobSpec {
     pub command: Vec<String>,
     /// Added to the image's environment, later ones winning.
     pub env: Vec<EnvVar>,
+    /// Environment variables whose values must not show in any output, by name and value.
+    pub secrets: Vec<EnvVar>,
     /// What it can reach.
     pub network: NetworkMode,
+    /// Where it may connect to, when it is isolated.
+    pub egress: Egress,
+    /// Whether `/` is read-only; `/tmp`, `/var/tmp`, `/run` and `/output` are writable all the same.
+    pub read_only_root: bool,
     /// Its bounds.
     pub limits: Limits,
     /// What to do about a bound that cannot be enforced.

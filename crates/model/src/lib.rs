@@ -9,22 +9,27 @@
 //! - [`Event`] is the one ordered stream that an attempt emits; [`Stage`] names its steps.
 //! - [`Verdict`] is the state of the user's build, never of Bryo; [`Report`] is the record of an attempt.
 
+mod ceiling;
 mod event;
 mod id;
 mod image_ref;
 mod job;
 mod limits;
+mod network;
 mod report;
 mod source;
 mod verdict;
 
-pub use event::{Amount, Event, LogStream, Notice, Stage};
+pub use ceiling::Ceiling;
+pub use event::{Amount, Event, LogPiece, LogStream, Notice, Stage};
 pub use id::{CommitId, InvalidCommitId, InvalidJobId, JobId};
 pub use image_ref::{ImageRef, InvalidImageRef, RegistryRef};
-pub use job::{
-    ContainerName, EnvVar, InvalidEnvVar, JobSpec, NetworkMode, RuntimeKind, UnknownWord,
+pub use job::{ContainerName, EnvVar, InvalidEnvVar, JobSpec, RuntimeKind, UnknownWord};
+pub use limits::{
+    ByteSize, Cpus, InvalidLimit, LimitPolicy, Limits, StageLimit, StopSignal, Weight,
+    parse_duration,
 };
-pub use limits::{ByteSize, Cpus, InvalidLimit, LimitPolicy, Limits, parse_duration};
-pub use report::{LimitsInForce, Report, ResourceUse, StageTime};
+pub use network::{Destination, Egress, InvalidDestination, NetworkMode, Protocol};
+pub use report::{LimitsInForce, Pressure, Report, ResourceUse, StageTime};
 pub use source::{GitRef, GitUrl, InvalidSource, SourceLocation, SourceSpec, SubDir};
-pub use verdict::{Failure, TimeLimit, Verdict};
+pub use verdict::{Failure, OutOfMemory, ResourceLimit, TimeLimit, Verdict};

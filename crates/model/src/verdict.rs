@@ -9,6 +9,8 @@ use crate::Stage;
 pub enum Failure {
     /// The job's command ended with this code.
     ExitCode(i32),
+    /// The job's command was ended by this signal.
+    Signal(i32),
     /// The job's command could not be started (not in the image, not executable).
     NotStarted(String),
     /// There is no such repository, or it may not be read.
@@ -29,6 +31,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ExitCode(code) => write!(f, "the job exited with code {code}"),
+            Self::Signal(number) => match signal_name(*number) {
+                Some(name) => write!(f, "the job was ended by signal {number} ({name})"),
+                None => write!(f, "the job was ended by signal {number}"),
+            },
             Self::NotStarted(why)
             | Self::SourceMissing(why)
             | Self::RefMissing(why)
@@ -42,11 +48,58 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Signals that end programs, with the numbers of most architectures.
+fn signal_name(number: i32) -> Option<&'static str> {
+    Some(match number {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}
+
 /// Which bound on time was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeLimit {
     /// The wall-clock bound of the whole attempt.
     Attempt,
+    /// The wall-clock bound of one stage.
+    Stage,
+    /// The job wrote nothing for too long.
+    Silence,
+}
+
+/// Whose memory there was not enough of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutOfMemory {
+    /// The job's own limit was reached.
+    Job,
+    /// The host had none left, and chose the job.
+    Host,
+}
+
+/// Which bound other than time and memory ended the job, or made it fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResourceLimit {
+    /// It was refused more processes and threads, and failed.
+    Pids,
+    /// It had more on disk than it may; it was killed.
+    Disk,
+    /// It had more files than it may; it was killed.
+    DiskFiles,
 }
 
 /// The state of the user's build.
@@ -59,7 +112,9 @@ pub enum Verdict {
     /// It was stopped at a bound on time, in this stage.
     TimedOut(TimeLimit, Stage),
     /// The kernel killed it for memory.
-    OutOfMemory,
+    OutOfMemory(OutOfMemory),
+    /// It went over another bound.
+    LimitReached(ResourceLimit),
     /// It was stopped on request, in this stage.
     Cancelled(Stage),
     /// Bryo could not do its part; the text says what to do. Another attempt may succeed.
@@ -74,10 +129,30 @@ impl Verdict {
             Self::Succeeded => "succeeded",
             Self::Failed(_) => "failed",
             Self::TimedOut(..) => "timed_out",
-            Self::OutOfMemory => "out_of_memory",
+            Self::OutOfMemory(_) => "out_of_memory",
+            Self::LimitReached(ResourceLimit::Pids) => "pids_limit",
+            Self::LimitReached(ResourceLimit::Disk | ResourceLimit::DiskFiles) => "disk_limit",
             Self::Cancelled(_) => "cancelled",
             Self::Infrastructure(_) => "infrastructure",
         }
+    }
+
+    /// Which bound was reached, for machines, where one was.
+    #[must_use]
+    pub const fn limit(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::TimedOut(TimeLimit::Attempt, _) => "timeout",
+            Self::TimedOut(TimeLimit::Stage, _) => "stage_timeout",
+            Self::TimedOut(TimeLimit::Silence, _) => "silence",
+            Self::OutOfMemory(OutOfMemory::Job) => "memory",
+            Self::OutOfMemory(OutOfMemory::Host) => "host_memory",
+            Self::LimitReached(ResourceLimit::Pids) => "pids",
+            Self::LimitReached(ResourceLimit::Disk) => "disk",
+            Self::LimitReached(ResourceLimit::DiskFiles) => "disk_files",
+            Self::Succeeded | Self::Failed(_) | Self::Cancelled(_) | Self::Infrastructure(_) => {
+                return None;
+            }
+        })
     }
 
     /// The sentence for people; none is needed for success.
@@ -89,7 +164,28 @@ impl Verdict {
             Self::TimedOut(TimeLimit::Attempt, stage) => {
                 Some(format!("the time limit was reached in stage {stage}"))
             }
-            Self::OutOfMemory => Some("the job used more memory than its limit".to_owned()),
+            Self::TimedOut(TimeLimit::Stage, stage) => {
+                Some(format!("stage {stage} took longer than its time limit"))
+            }
+            Self::TimedOut(TimeLimit::Silence, _) => {
+                Some("the job wrote nothing for longer than its silence limit".to_owned())
+            }
+            Self::OutOfMemory(OutOfMemory::Job) => {
+                Some("the job used more memory than its limit".to_owned())
+            }
+            Self::OutOfMemory(OutOfMemory::Host) => Some(
+                "the host ran out of memory and ended the job; give jobs a memory limit, or run fewer at once"
+                    .to_owned(),
+            ),
+            Self::LimitReached(ResourceLimit::Pids) => {
+                Some("the job failed after it was refused more processes than its limit".to_owned())
+            }
+            Self::LimitReached(ResourceLimit::Disk) => {
+                Some("the job had more on disk than its limit".to_owned())
+            }
+            Self::LimitReached(ResourceLimit::DiskFiles) => {
+                Some("the job had more files on disk than its limit".to_owned())
+            }
             Self::Cancelled(stage) => Some(format!("cancelled in stage {stage}")),
             Self::Infrastructure(why) => Some(why.clone()),
         }

@@ -30,6 +30,6 @@ pub use logs::Logs;
 pub use outcome::{Exit, Leftover, Piece};
 pub use privileges::CAPABILITIES;
 pub use runtime::{Ready, Runtime, RuntimePlaces, Sandbox};
-pub use spec::{Access, Mount, Root, SandboxSpec, UserIds};
+pub use spec::{Access, Mount, Network, Root, SandboxSpec, UserIds};
 pub use subid::SubordinateIds;
 pub use userns::{InsideProgram, Role, UserNamespace, role_main};

@@ -7,8 +7,10 @@ use bryo_model::LogStream;
 /// How the job's first process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It ran and ended with this code; 128 + n after signal n.
+    /// It ran and ended with this code. A runtime that does not tell signals apart gives 128 + n after signal n.
     Code(i32),
+    /// It ran and was ended by this signal.
+    Signal(i32),
     /// It never ran because the image has no such command, or it cannot be executed.
     NotStarted(String),
 }

@@ -15,7 +15,7 @@ use crate::crun::{self, CrunRuntime, CrunSandbox};
 use crate::logs::Logs;
 use crate::podman::{PodmanRuntime, PodmanSandbox};
 use crate::userns::UserNamespace;
-use crate::{Access, Exit, Host, Leftover, Missing, SandboxError, SandboxSpec};
+use crate::{Access, Exit, Host, Leftover, Missing, Network, SandboxError, SandboxSpec};
 
 /// Where a runtime finds things that the environment of the process names.
 #[derive(Clone, Debug)]
@@ -136,7 +136,7 @@ impl Runtime {
     pub async fn ready(
         &self,
         name: &str,
-        network: NetworkMode,
+        network: &Network,
         work: &Path,
     ) -> Result<Ready, SandboxError> {
         Ok(Ready(match &self.made_by {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bryo_model::{ContainerName, LimitPolicy, Limits, NetworkMode};
+use bryo_model::{ContainerName, Destination, Egress, LimitPolicy, Limits, NetworkMode};
 
 /// Whether the job may write through a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,32 @@ pub struct Mount {
     pub guest: PathBuf,
     /// What the job may do with it.
     pub access: Access,
+}
+
+/// What a sandbox is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// How.
+    pub mode: NetworkMode,
+    /// Where the job may connect to.
+    pub egress: Egress,
+    /// What the host's owner keeps closed to every job, whatever it asks for: the control plane.
+    pub closed: Vec<Destination>,
+    /// Whether the job may connect to the host's own addresses. Loopback and link-local ones are closed all the same.
+    pub reach_host: bool,
+}
+
+impl Network {
+    /// None at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            mode: NetworkMode::None,
+            egress: Egress::default(),
+            closed: Vec::new(),
+            reach_host: false,
+        }
+    }
 }
 
 /// Numeric identity of the job's first process, inside its user namespace.
@@ -70,7 +96,11 @@ pub struct SandboxSpec {
     /// What it sees of the host.
     pub mounts: Vec<Mount>,
     /// What it can reach.
-    pub network: NetworkMode,
+    pub network: Network,
+    /// Whether `/` is read-only; `/tmp`, `/var/tmp` and `/run` are then file systems in memory.
+    pub read_only_root: bool,
+    /// Name of a loaded AppArmor profile that the job runs under.
+    pub apparmor: Option<String>,
     /// Its bounds. The time limits are the engine's matter.
     pub limits: Limits,
     /// What to do about a bound that this host cannot enforce.

@@ -22,7 +22,7 @@ use filter::Filter;
 use crate::network::{NetworkHelper, NetworkProgram, close_link_local};
 use crate::proc::kernel_version;
 use crate::userns::{Nested, UserNamespace};
-use crate::{Missing, SandboxError, seccomp};
+use crate::{Missing, Network, SandboxError, seccomp};
 
 /// Overlay mounts in user namespaces came with 5.11, `cgroup.kill` with 5.14. Whether the overlay module is loaded does not
 /// matter: the kernel loads it for the first mount.
@@ -90,10 +90,10 @@ impl CrunRuntime {
     pub(crate) async fn ready(
         &self,
         name: &str,
-        mode: NetworkMode,
+        network: &Network,
         work: &Path,
     ) -> Result<Ready, SandboxError> {
-        let isolated = mode == NetworkMode::Isolated;
+        let isolated = network.mode == NetworkMode::Isolated;
         let nested = self.userns.nest(name, isolated).await?;
         let mut ready = Ready {
             nested,

@@ -79,7 +79,7 @@ impl CrunSandbox {
             None => return Err(SandboxError::Helper("the namespaces are gone".to_owned())),
         };
         let place = self.userns.base().join("box");
-        let etc = etc_files(spec.network);
+        let etc = etc_files(spec.network.mode);
         let etc_paths: Vec<_> = etc
             .iter()
             .map(|(name, _)| (worker::etc_file(&place, name), *name))
@@ -303,6 +303,7 @@ fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), SandboxE
 fn etc_files(network: NetworkMode) -> Vec<(&'static str, String)> {
     let resolver = match network {
         NetworkMode::None => String::new(),
+        NetworkMode::Host => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
         NetworkMode::Isolated => format!("nameserver {DNS}\n"),
     };
     vec![

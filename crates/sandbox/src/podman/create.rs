@@ -163,7 +163,7 @@ impl<'a> Create<'a> {
                 "the recipe's root is not an image of the podman store".to_owned(),
             ));
         };
-        let (netns, network_options) = network(spec.network, host.info)?;
+        let (netns, network_options) = network(spec.network.mode, host.info)?;
         let ids = [IdMap {
             container_id: 0,
             host_id: 1,
@@ -266,6 +266,7 @@ type Options = BTreeMap<&'static str, &'static [&'static str]>;
 fn network(mode: NetworkMode, info: &PodmanInfo) -> Result<(&'static str, Options), SandboxError> {
     match (mode, info.network_helper) {
         (NetworkMode::None, _) => Ok(("none", Options::new())),
+        (NetworkMode::Host, _) => Ok(("host", Options::new())),
         (NetworkMode::Isolated, Some(NetworkHelper::Slirp4netns)) => {
             let options: &[_] = &[
                 "allow_host_loopback=false",
@@ -289,6 +290,7 @@ fn network(mode: NetworkMode, info: &PodmanInfo) -> Result<(&'static str, Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Network;
     use crate::podman::info::CgroupManager;
     use bryo_model::{ContainerName, JobId, LimitPolicy, Limits};
 
@@ -324,13 +326,15 @@ mod tests {
                 mount("/h/repo", "/repo", Access::ReadOnly),
                 mount("/h/out", "/repo/out", Access::ReadWrite),
             ],
-            network,
+            network: Network {
+                mode: network,
+                ..Network::none()
+            },
+            read_only_root: false,
+            apparmor: None,
             limits: Limits {
-                memory: None,
-                cpus: None,
                 pids: Some(5),
-                timeout: std::time::Duration::from_secs(1),
-                grace: std::time::Duration::from_secs(1),
+                ..Limits::default()
             },
             limit_policy: LimitPolicy::Enforce,
             work: "/w".into(),

@@ -17,7 +17,7 @@ use bryo_model::{ContainerName, JobId, LimitPolicy, Limits, LogStream, NetworkMo
 
 use super::request::Call;
 use super::{Init, Placement, PodmanClient, PodmanContainer};
-use crate::{Access, Exit, Mount, Root, SandboxSpec};
+use crate::{Access, Exit, Mount, Network, Root, SandboxSpec};
 
 /// Long enough for a busy machine, short enough to see a hang.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -89,14 +89,10 @@ impl Lab {
                 ],
                 cwd: "/".to_owned(),
                 mounts: Vec::new(),
-                network: NetworkMode::None,
-                limits: Limits {
-                    memory: None,
-                    cpus: None,
-                    pids: None,
-                    timeout: PATIENCE,
-                    grace: PATIENCE,
-                },
+                network: Network::none(),
+                read_only_root: false,
+                apparmor: None,
+                limits: Limits::default(),
                 limit_policy: LimitPolicy::AllowUnlimited,
                 work,
             },
@@ -393,7 +389,7 @@ async fn networks_cannot_reach_the_host() {
     let none = lab.run(&lab.shell(&script)).await.text();
     assert_eq!(none, "1\n", "loopback alone, and no route");
     let mut job = lab.shell(&script);
-    job.spec.network = NetworkMode::Isolated;
+    job.spec.network.mode = NetworkMode::Isolated;
     let isolated = lab.run(&job).await.text();
     assert!(isolated.starts_with("2\ndefault via"), "{isolated}");
 }

@@ -148,7 +148,7 @@ impl PodmanSandbox {
         let container = self.container.insert(container);
         let init = container.init().await?;
         if let Init::Ready { pid } = init
-            && spec.network == NetworkMode::Isolated
+            && spec.network.mode == NetworkMode::Isolated
         {
             // The network namespace belongs to podman's own user namespace, in which conmon lives: the parent.
             let owner = parent_of(pid)
