@@ -226,6 +226,7 @@ impl Runtime {
             spec.name.as_str(),
             &spec.limits,
             spec.limit_policy,
+            &[&spec.work],
         );
         let cgroup = match cgroup {
             Ok(cgroup) => cgroup,

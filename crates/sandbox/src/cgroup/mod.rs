@@ -12,7 +12,9 @@
 //! See <https://docs.kernel.org/admin-guide/cgroup-v2.html>.
 
 mod delegation;
+mod disks;
 mod job;
+mod limits;
 mod systemd;
 mod usage;
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use zbus::{OwnedObjectPath, Variant};
 
+use super::limits::Wanted;
 use super::{directory, own_line};
 use crate::{Missing, SandboxError};
 
@@ -85,12 +86,7 @@ pub(crate) struct Slice {
 
 impl Slice {
     /// Makes it. The limits are properties, so that systemd does not undo what was written behind its back.
-    pub(crate) async fn start(
-        name: &str,
-        memory: Option<u64>,
-        pids: Option<u32>,
-        cpu_us_per_s: Option<u64>,
-    ) -> Result<Self, SandboxError> {
+    pub(super) async fn start(name: &str, wanted: &Wanted) -> Result<Self, SandboxError> {
         // "a-b.slice" lies in "a.slice", which systemd would make and leave.
         let slice = format!("{}.slice", name.replace('-', "_"));
         let mut properties = vec![
@@ -101,15 +97,22 @@ impl Slice {
             ("CPUAccounting", Variant::from(true)),
             ("IOAccounting", Variant::from(true)),
         ];
-        if let Some(bytes) = memory {
+        if let Some(bytes) = wanted.memory {
             properties.push(("MemoryMax", Variant::from(bytes)));
             properties.push(("MemorySwapMax", Variant::from(0_u64)));
         }
-        if let Some(most) = pids {
+        if let Some(bytes) = wanted.memory_high {
+            properties.push(("MemoryHigh", Variant::from(bytes)));
+        }
+        if let Some(most) = wanted.pids {
             properties.push(("TasksMax", Variant::from(u64::from(most))));
         }
-        if let Some(us) = cpu_us_per_s {
+        if let Some(cpus) = wanted.cpu {
+            let us = u64::from(cpus.millis()) * 1000;
             properties.push(("CPUQuotaPerSecUSec", Variant::from(us)));
+        }
+        if let Some(weight) = wanted.cpu_weight {
+            properties.push(("CPUWeight", Variant::from(u64::from(weight.get()))));
         }
         let ask = async {
             manager()

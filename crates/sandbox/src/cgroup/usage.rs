@@ -3,21 +3,56 @@
 use std::fs;
 use std::path::Path;
 
-use bryo_model::ResourceUse;
+use bryo_model::{Pressure, ResourceUse};
 
 /// Reads the counters of a cgroup and everything beneath it.
 pub(super) fn read(dir: &Path) -> ResourceUse {
     let text = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
     let io = text("io.stat");
+    let events = text("memory.events");
+    let waited = |file: &str, who: &str| waited(&text(file), who);
     ResourceUse {
         cpu_us: keyed(&text("cpu.stat"), "usage_usec"),
         memory_peak_bytes: text("memory.peak").trim().parse().ok(),
         pids_peak: text("pids.peak").trim().parse().ok(),
         io_read_bytes: nested_sum(&io, "rbytes"),
         io_written_bytes: nested_sum(&io, "wbytes"),
-        oom_kills: keyed(&text("memory.events"), "oom_kill"),
+        oom_kills: keyed(&events, "oom_kill"),
+        oom_events: keyed(&events, "oom"),
+        pids_refused: refused(dir),
+        pressure: Pressure {
+            cpu_some_us: waited("cpu.pressure", "some"),
+            memory_some_us: waited("memory.pressure", "some"),
+            memory_full_us: waited("memory.pressure", "full"),
+            io_some_us: waited("io.pressure", "some"),
+            io_full_us: waited("io.pressure", "full"),
+        },
         ..ResourceUse::default()
     }
+}
+
+/// How often a process was refused. Kernels before 6.11 count that in the cgroup in which the process was to be, later ones in
+/// the one whose limit it was: never in both.
+fn refused(dir: &Path) -> Option<u64> {
+    let own = fs::read_to_string(dir.join("pids.events"))
+        .ok()
+        .and_then(|text| keyed(&text, "max"));
+    let beneath = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
+        .filter_map(|entry| refused(&entry.path()));
+    beneath.chain(own).reduce(u64::saturating_add)
+}
+
+/// The total of a pressure file's line.
+fn waited(text: &str, who: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(who))?;
+    let total = line
+        .split_whitespace()
+        .find_map(|w| w.strip_prefix("total="))?;
+    total.parse().ok()
 }
 
 /// The value of `key` in a flat-keyed file.
@@ -41,6 +76,26 @@ fn nested_sum(text: &str, key: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refused_processes_are_summed_over_the_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(refused(dir.path()), None);
+        fs::create_dir(dir.path().join("box")).unwrap();
+        fs::write(dir.path().join("pids.events"), "max 2\n").unwrap();
+        fs::write(dir.path().join("box/pids.events"), "max 5\n").unwrap();
+        assert_eq!(refused(dir.path()), Some(7));
+    }
+
+    #[test]
+    fn pressure_files() {
+        let text = "some avg10=0.00 avg60=0.00 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        assert_eq!(
+            (waited(text, "some"), waited(text, "full")),
+            (Some(1234), Some(7))
+        );
+        assert_eq!(waited("", "some"), None);
+    }
 
     #[test]
     fn flat_and_nested_files() {

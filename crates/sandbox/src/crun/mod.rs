@@ -2,6 +2,7 @@
 
 mod bundle;
 mod filter;
+mod parent;
 mod sandbox;
 mod worker;
 
@@ -35,8 +36,6 @@ pub(crate) struct CrunRuntime {
     network: Result<NetworkProgram, Missing>,
     seccomp: LinuxSeccomp,
     filter: Filter,
-    /// Where crun keeps its state; on a host with systemd a directory that goes at logout.
-    state: PathBuf,
     userns: Arc<UserNamespace>,
 }
 
@@ -64,7 +63,7 @@ impl CrunRuntime {
         missing
     }
 
-    /// Reads what the runtime needs. `state` is a directory of the agent for crun's own files.
+    /// Reads what the runtime needs. `state` is a directory of the agent for what is kept between jobs.
     pub(crate) fn new(userns: Arc<UserNamespace>, state: &Path) -> Result<Self, SandboxError> {
         let crun = find_program("crun")
             .ok_or_else(|| SandboxError::Host(Self::missing(NetworkMode::None)))?;
@@ -81,7 +80,6 @@ impl CrunRuntime {
             crun,
             network: NetworkProgram::find(),
             seccomp,
-            state: state.join("crun"),
             userns,
         })
     }

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bryo_model::NetworkMode;
 use bryo_process::{Program, Running, Stdio};
@@ -13,6 +12,7 @@ use nix::unistd::Pid;
 
 use super::bundle::{self, Placement};
 use super::filter::Filter;
+use super::parent::End;
 use super::worker::{self, HostMount, Instructions};
 use super::{CrunRuntime, Ready};
 use crate::cgroup::{JobCgroup, name_of};
@@ -25,15 +25,11 @@ use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
 /// The container's own cgroup below the job's.
 const BOX: &str = "box";
 
-/// crun needs milliseconds for this.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// A container, not yet started, running, or ended.
 #[derive(Debug)]
 pub(crate) struct CrunSandbox {
     name: String,
     crun: PathBuf,
-    state: PathBuf,
     filter: Filter,
     userns: Arc<UserNamespace>,
     ready: Option<Ready>,
@@ -54,7 +50,6 @@ impl CrunSandbox {
             name: spec.name.to_string(),
             crun: runtime.crun.clone(),
             filter: runtime.filter.clone(),
-            state: runtime.state.clone(),
             userns: Arc::clone(&runtime.userns),
             ready: Some(ready),
             cgroup,
@@ -120,11 +115,15 @@ impl CrunSandbox {
                 .map(|(name, text)| (name.to_owned(), text))
                 .collect(),
             crun: self.crun_run(),
+            pid_file: self.pid_file(),
+            end_file: self.end_file(),
+            network: nested
+                .net()
+                .map(|namespace| (namespace.to_owned(), self.network_file())),
         };
         for dir in [self.bundle(), self.overlay()] {
             fs::create_dir(&dir).map_err(SandboxError::file("make", &dir))?;
         }
-        fs::create_dir_all(&self.state).map_err(SandboxError::file("make", &self.state))?;
         write_json(&self.bundle().join("config.json"), &config)?;
         write_json(&self.instructions(), &instructions)
     }
@@ -141,6 +140,19 @@ impl CrunSandbox {
         self.work.join("worker.json")
     }
 
+    /// crun's own, here so that it goes with everything else.
+    fn state(&self) -> PathBuf {
+        self.work.join("crun")
+    }
+
+    fn end_file(&self) -> PathBuf {
+        self.work.join("end.json")
+    }
+
+    fn network_file(&self) -> PathBuf {
+        self.work.join("network")
+    }
+
     fn pid_file(&self) -> PathBuf {
         self.work.join("pid")
     }
@@ -152,7 +164,8 @@ impl CrunSandbox {
     fn crun_run(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec![self.crun.clone().into()];
         args.extend(self.crun_options());
-        args.extend(["run".into(), "--bundle".into(), self.bundle().into()]);
+        args.extend(["run".into(), "--detach".into()]);
+        args.extend(["--bundle".into(), self.bundle().into()]);
         args.extend(["--pid-file".into(), self.pid_file().into()]);
         args.push(self.name.clone().into());
         args
@@ -163,7 +176,7 @@ impl CrunSandbox {
         log.push(self.crun_log());
         [
             "--root".into(),
-            self.state.clone().into(),
+            self.state().into(),
             "--cgroup-manager=cgroupfs".into(),
             log,
         ]
@@ -180,7 +193,7 @@ impl CrunSandbox {
         self.running = Some(running);
         if self.filter.compiled().is_none() {
             let keep = self.filter.clone();
-            tokio::spawn(keep.keep(self.state.join(&self.name), self.pid_file()));
+            tokio::spawn(keep.keep(self.state().join(&self.name), self.pid_file()));
         }
         match (stdout, stderr) {
             (Some(stdout), Some(stderr)) => Ok(Logs::of_pipes(stdout, stderr)),
@@ -197,7 +210,7 @@ impl CrunSandbox {
         let status = running
             .wait()
             .await
-            .map_err(SandboxError::program("wait for crun"))?;
+            .map_err(SandboxError::program("wait for the worker"))?;
         if let Some(network) = self.ready.as_ref().and_then(|r| r.network.as_ref()) {
             network.end();
         }
@@ -209,15 +222,16 @@ impl CrunSandbox {
                 false => Err(SandboxError::Crun(why)),
             };
         }
-        if !self.pid_file().exists() {
-            let why = fs::read_to_string(worker::error_file(&self.instructions()))
-                .unwrap_or_else(|_| format!("the worker ended with {status}"));
-            return Err(SandboxError::Crun(why));
+        let end = fs::read(self.end_file()).ok();
+        match end.and_then(|text| serde_json::from_slice(&text).ok()) {
+            Some(End::Code(code)) => Ok(Exit::Code(code)),
+            Some(End::Signal(number)) => Ok(Exit::Signal(number)),
+            None => {
+                let why = fs::read_to_string(worker::error_file(&self.instructions()))
+                    .unwrap_or_else(|_| format!("the worker ended with {status}"));
+                Err(SandboxError::Crun(why))
+            }
         }
-        status
-            .code()
-            .map(Exit::Code)
-            .ok_or_else(|| SandboxError::Crun(format!("it ended with {status}")))
     }
 
     /// Whether the worker, and not the job, wrote to the output: the container was never made.
@@ -270,18 +284,6 @@ impl CrunSandbox {
             running.kill().await;
         }
         left.extend(self.cgroup.remove().await);
-        if self.state.join(&self.name).exists() {
-            let delete = self
-                .userns
-                .inside()
-                .arg(&self.crun)
-                .args(self.crun_options())
-                .args(["delete", "--force"])
-                .arg(&self.name);
-            if let Err(error) = delete.finish(b"", 4096, PATIENCE).await {
-                left.push(Leftover(format!("crun state of {}: {error}", self.name)));
-            }
-        }
         if let Some(ready) = self.ready.take() {
             if let Some(network) = &ready.network {
                 network.end();

@@ -1,4 +1,5 @@
-//! The worker: makes the mounts of one job in a mount namespace of its own and becomes `crun`.
+//! The worker: makes the mounts of one job in a mount namespace of its own, has `crun` make the container, and stays as
+//! the parent of the job's first process, because only a parent is told how a process ended.
 //!
 //! ```text
 //!  BASE/box/            a tmpfs, only in this mount namespace
@@ -7,21 +8,20 @@
 //!      etc/             resolv.conf, hosts, hostname
 //! ```
 //!
-//! Its mounts live as long as the last process of the job and can be left behind by nobody: they are in no other mount
-//! namespace. The paths lie beneath the helper's own directory because the job's ids cannot walk the agent's home.
+//! Its mounts live as long as it and the last process of the job, and can be left behind by nobody: they are in no other
+//! mount namespace. The paths lie beneath the helper's own directory because the job's ids cannot walk the agent's home.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, chown};
 use serde::{Deserialize, Serialize};
 
+use super::parent;
 use crate::userns::{give, join};
 
 /// The kernel takes mount options of one page, its end included.
@@ -41,6 +41,12 @@ pub(super) struct Instructions {
     /// Contents of files in `/etc`.
     pub(super) etc: Vec<(String, String)>,
     pub(super) crun: Vec<OsString>,
+    /// Where crun writes the number of the job's first process.
+    pub(super) pid_file: PathBuf,
+    /// Where the end of that process goes.
+    pub(super) end_file: PathBuf,
+    /// The job's network namespace, whose counters are read at the end, and where they go.
+    pub(super) network: Option<(PathBuf, PathBuf)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -87,14 +93,7 @@ fn work(file: &OsStr) -> Result<(), String> {
     unshare(CloneFlags::CLONE_NEWNS)
         .map_err(|e| format!("could not make a mount namespace: {e}"))?;
     make_box(&todo)?;
-    let [crun, rest @ ..] = todo.crun.as_slice() else {
-        return Err("no command".to_owned());
-    };
-    let error = Command::new(crun).args(rest).exec();
-    Err(format!(
-        "could not start {}: {error}",
-        Path::new(crun).display()
-    ))
+    parent::run(&todo)
 }
 
 fn make_box(todo: &Instructions) -> Result<(), String> {

@@ -299,6 +299,7 @@ mod tests {
             version: "4.3.1".to_owned(),
             cgroup_manager: CgroupManager::Cgroupfs,
             graph_driver: "overlay".to_owned(),
+            graph_root: "/g".into(),
             network_helper: helper,
             subordinate_ids: 100_000,
         }

@@ -1,5 +1,7 @@
 //! What kind of Podman answers on the socket.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::SandboxError;
@@ -36,6 +38,8 @@ pub(crate) struct PodmanInfo {
     pub(crate) cgroup_manager: CgroupManager,
     /// The storage driver. `vfs` copies the whole image for each container.
     pub(crate) graph_driver: String,
+    /// Where it keeps images and the containers' own layers.
+    pub(crate) graph_root: PathBuf,
     /// What can connect a container, if anything.
     pub(crate) network_helper: Option<NetworkHelper>,
     /// How many subordinate ids it has, counted from id 1 of its own user namespace without a gap.
@@ -90,6 +94,7 @@ impl PodmanInfo {
             version,
             cgroup_manager,
             graph_driver: wire.store.graph_driver_name,
+            graph_root: wire.store.graph_root,
             network_helper,
             subordinate_ids,
         })
@@ -165,6 +170,7 @@ struct WireMap {
 #[serde(rename_all = "camelCase")]
 struct WireStore {
     graph_driver_name: String,
+    graph_root: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -189,7 +195,7 @@ mod tests {
                     "uidmap": [{"container_id": 0, "host_id": 1501, "size": 1},
                                {"container_id": 1, "host_id": 100_000, "size": 65_536}]},
                 "slirp4netns": {"executable": "/usr/bin/slirp4netns", "version": "1.2.0"}},
-            "store": {"graphDriverName": "overlay"},
+            "store": {"graphDriverName": "overlay", "graphRoot": "/g"},
             "version": {"Version": "4.3.1", "APIVersion": "4.3.1"}
         });
         if !change.is_empty() {
@@ -207,6 +213,7 @@ mod tests {
                 version: "4.3.1".to_owned(),
                 cgroup_manager: CgroupManager::Cgroupfs,
                 graph_driver: "overlay".to_owned(),
+                graph_root: "/g".into(),
                 network_helper: Some(NetworkHelper::Slirp4netns),
                 subordinate_ids: 65_536,
             }

@@ -105,9 +105,11 @@ impl PodmanRuntime {
     ) -> Result<PodmanSandbox, SandboxError> {
         let name = spec.name.as_str();
         let (limits, policy) = (&spec.limits, spec.limit_policy);
+        // The layer that the container writes to is in podman's own store.
+        let at = [spec.work.as_path(), self.client.info().graph_root.as_path()];
         let cgroup = match self.client.info().cgroup_manager {
-            CgroupManager::Cgroupfs => JobCgroup::create(delegation, name, limits, policy)?,
-            CgroupManager::Systemd => JobCgroup::create_slice(name, limits, policy).await?,
+            CgroupManager::Cgroupfs => JobCgroup::create(delegation, name, limits, policy, &at)?,
+            CgroupManager::Systemd => JobCgroup::create_slice(name, limits, policy, &at).await?,
         };
         let mut sandbox = PodmanSandbox {
             name: name.to_owned(),

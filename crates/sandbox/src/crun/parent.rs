@@ -1,0 +1,88 @@
+//! The worker as parent of the job: learns from the kernel how the job's first process ended.
+//!
+//! `crun run --detach` leaves the container's first process without a parent, and the kernel gives it to the nearest
+//! subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`): the worker. `crun run` in the foreground would turn a signal into an
+//! exit code, which a job can fake.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, setns};
+use rustix::io::Errno;
+use rustix::process::{WaitOptions, WaitStatus, wait};
+use serde::{Deserialize, Serialize};
+
+use super::worker::Instructions;
+
+/// How the job's first process ended, as the worker writes it down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum End {
+    Code(i32),
+    Signal(i32),
+}
+
+impl End {
+    fn of(status: WaitStatus) -> Option<Self> {
+        let code = status.exit_status().map(Self::Code);
+        code.or_else(|| status.terminating_signal().map(Self::Signal))
+    }
+}
+
+/// Starts crun and waits for the end of the job. What crun complains about is in its own log.
+pub(super) fn run(todo: &Instructions) -> Result<(), String> {
+    let [crun, rest @ ..] = todo.crun.as_slice() else {
+        return Err("no command".to_owned());
+    };
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(|e| format!("could not become the job's parent: {e}"))?;
+    let crun = Command::new(crun)
+        .args(rest)
+        .spawn()
+        .map_err(|e| format!("could not start {}: {e}", Path::new(crun).display()))?;
+    let crun = i32::try_from(crun.id()).map_err(|e| e.to_string())?;
+    let Some(end) = reap(crun, &todo.pid_file)? else {
+        return Ok(());
+    };
+    if let Some((namespace, file)) = &todo.network {
+        // Counters that cannot be read are missing in the report, and change nothing else.
+        let _ = counters(namespace).and_then(|text| fs::write(file, text));
+    }
+    let text = serde_json::to_vec(&end).map_err(|e| e.to_string())?;
+    fs::write(&todo.end_file, text)
+        .map_err(|e| format!("could not write {}: {e}", todo.end_file.display()))
+}
+
+/// Waits for crun, and then for the process that it named. `None` when crun could not make the container.
+fn reap(crun: i32, pid_file: &Path) -> Result<Option<End>, String> {
+    let mut ended = HashMap::new();
+    loop {
+        if let Some(status) = ended.get(&crun) {
+            if *status != Some(End::Code(0)) {
+                return Ok(None);
+            }
+            let job = fs::read_to_string(pid_file)
+                .map_err(|e| format!("could not read {}: {e}", pid_file.display()))?;
+            let job: i32 = job
+                .trim()
+                .parse()
+                .map_err(|_| format!("crun wrote {job:?} as the job's process id"))?;
+            if let Some(Some(end)) = ended.get(&job) {
+                return Ok(Some(*end));
+            }
+        }
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) => {
+                ended.insert(pid.as_raw_nonzero().get(), End::of(status));
+            }
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(error) => return Err(format!("the job's first process was lost: {error}")),
+        }
+    }
+}
+
+fn counters(namespace: &Path) -> std::io::Result<String> {
+    setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?;
+    fs::read_to_string("/proc/thread-self/net/dev")
+}
