@@ -7,6 +7,8 @@
     reason = "test code"
 )]
 
+/// Bounds on time and disk.
+mod bounds;
 /// Stopping an attempt in each of its stages.
 mod cancelling;
 /// What does not depend on a runtime: the command line.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use bryo_depot::Target;
-use bryo_engine::{Control, NetworkSettings, Settings, run_attempt};
+use bryo_engine::{Control, Engine, NetworkSettings, Settings, run_attempt};
 use bryo_image::PullOptions;
 use bryo_model::{
     Egress, EnvVar, ImageRef, JobId, JobSpec, LimitPolicy, Limits, Report, SourceLocation,
@@ -38,7 +38,7 @@ pub(crate) fn main(args: RunArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    let (verdict, report) = match attempt(&job, target, &settings, json) {
+    let (verdict, report) = match attempt(&job, target, settings, json) {
         Ok(ended) => ended,
         Err(error) => {
             terminal::complain(&format!("{error:#}"));
@@ -56,7 +56,7 @@ pub(crate) fn main(args: RunArgs) -> Exit {
 fn attempt(
     job: &JobSpec,
     target: Target,
-    settings: &Settings,
+    settings: Settings,
     json: bool,
 ) -> Result<(Verdict, Report)> {
     // One thread is enough for one job, and costs the least to start; what blocks has threads of its own.
@@ -69,7 +69,8 @@ fn attempt(
     let ended = runtime.block_on(async {
         let control = Control::new();
         signals::listen(&control).context("could not listen for signals")?;
-        anyhow::Ok(Box::pin(run_attempt(job, target, settings, &control, sender)).await)
+        let engine = Engine::new(settings);
+        anyhow::Ok(Box::pin(run_attempt(job, target, &engine, &control, sender)).await)
     });
     runtime.shutdown_timeout(STRAGGLERS);
     // The screen ends when it has shown everything. Only who gave up waiting for it may lose what is on its way.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::cause::{Cause, verdict};
 use crate::control::Control;
+use crate::engine::Engine;
 use crate::events::Events;
 use crate::record::Record;
 use crate::settings::Settings;
@@ -24,10 +25,11 @@ use crate::work::Work;
 pub async fn run_attempt(
     job: &JobSpec,
     target: Target,
-    settings: &Settings,
+    engine: &Engine,
     control: &Control,
     events: mpsc::Sender<Event>,
 ) -> (Verdict, Report) {
+    let settings = engine.settings();
     let (limits, lowered) = settings.ceiling.over(&job.limits);
     let job = &JobSpec {
         limits,
@@ -35,6 +37,7 @@ pub async fn run_attempt(
     };
     let mut attempt = Attempt {
         job,
+        engine,
         settings,
         control,
         events: Events::new(events),
@@ -48,7 +51,7 @@ pub async fn run_attempt(
         let text = format!("lowered to what this host allows at most: {what}");
         attempt.events.notice(text).await;
     }
-    let outcome = attempt.run(target).await;
+    let outcome = Box::pin(attempt.run(target)).await;
     let verdict = match &outcome {
         Ok(()) => Verdict::Succeeded,
         Err(cause) => verdict(cause),
@@ -61,6 +64,7 @@ pub async fn run_attempt(
 
 pub(crate) struct Attempt<'a> {
     pub(crate) job: &'a JobSpec,
+    pub(crate) engine: &'a Engine,
     pub(crate) settings: &'a Settings,
     pub(crate) control: &'a Control,
     pub(crate) events: Events,
@@ -96,8 +100,8 @@ impl Attempt<'_> {
     /// The user namespace takes longest to make and needs nothing but the host: it is begun before anything else, and is
     /// made while the source and the image are looked up.
     async fn start_beside(&self, work: &Work) -> Beside {
-        let (job, settings) = (self.job.clone(), self.settings.clone());
-        let setup = tokio::spawn(set_up(job, settings, work.dir().to_owned()));
+        let (job, engine) = (self.job.clone(), self.engine.clone());
+        let setup = tokio::spawn(set_up(job, engine, work.dir().to_owned()));
         tokio::task::yield_now().await;
         let changes = match (&self.job.source.location, &self.job.source.reference) {
             (SourceLocation::Local(path), None) => {
@@ -201,7 +205,12 @@ impl Attempt<'_> {
             let _ = beside.setup.await;
         }
         let dir = work.dir().display().to_string();
-        let host = self.host.take();
+        let mut host = self.host.take();
+        if host.as_ref().is_some_and(|host| !host.userns().is_alive()) {
+            // What a job wrote can be removed from inside a user namespace alone; with the one it was written in, the
+            // helper, gone, another one with the same ids does.
+            host = self.engine.hosts().get().await.ok();
+        }
         if let Err(error) = work.remove(host.as_ref().map(Host::userns)).await {
             self.record.leftovers.push(format!("{dir}: {error}"));
         }

@@ -13,7 +13,9 @@ mod attempt;
 mod cause;
 mod container;
 mod control;
+mod engine;
 mod events;
+mod hosts;
 mod inputs;
 mod publish;
 mod record;
@@ -25,4 +27,5 @@ mod work;
 
 pub use attempt::run_attempt;
 pub use control::Control;
+pub use engine::Engine;
 pub use settings::{NetworkSettings, Settings};

@@ -1,8 +1,8 @@
 //! The third stage: the job runs, and its end is judged.
 
 use bryo_image::Image;
-use bryo_model::{LimitsInForce, ResourceUse, StopSignal};
-use bryo_sandbox::{Exit, SandboxError};
+use bryo_model::{ResourceUse, StopSignal};
+use bryo_sandbox::{DiskWatch, Exit, SandboxError};
 use bryo_source::Checkout;
 use nix::sys::signal::Signal;
 
@@ -10,6 +10,7 @@ use crate::attempt::Attempt;
 use crate::cause::{Cause, Facts, end_of};
 use crate::container::{Parts, recipe};
 use crate::inputs::ReadyToRun;
+use crate::record::with_the_engines;
 use crate::setup::network;
 use crate::supervise::{Bounds, Ended, supervise};
 use crate::work::Work;
@@ -46,9 +47,7 @@ impl Attempt<'_> {
             .create(&spec, setup.ready)
             .await
             .map_err(Cause::Sandbox)?;
-        self.record.limits = LimitsInForce {
-            ..sandbox.limits_in_force()
-        };
+        self.record.limits = with_the_engines(sandbox.limits_in_force(), &self.job.limits);
         if !self.record.limits.unlimited.is_empty() {
             let what = self.record.limits.unlimited.join(", ");
             self.events
@@ -65,8 +64,10 @@ impl Attempt<'_> {
                     grace: self.job.limits.grace,
                     stop_signal: self.stop_signal(image),
                 };
-                let trouble = std::future::pending();
-                let ended = supervise(
+                let mut disk = sandbox.take_disk_watch();
+                let lost = sandbox.helper_lost();
+                let trouble = trouble(disk.as_mut(), lost);
+                let mut ended = supervise(
                     &mut sandbox,
                     logs,
                     bounds,
@@ -79,6 +80,9 @@ impl Attempt<'_> {
                     log_bytes: ended.log_bytes,
                     ..sandbox.usage()
                 };
+                if let Some(disk) = &mut disk {
+                    self.last_look(disk, &mut ended).await;
+                }
                 Ok(ended)
             }
             Err(error) => Err(error),
@@ -93,6 +97,18 @@ impl Attempt<'_> {
             return Err(Cause::Sandbox(SandboxError::Unkillable));
         }
         self.judge(ended)
+    }
+
+    /// What the job has when it ends counts too, however fast it was.
+    async fn last_look(&mut self, disk: &mut DiskWatch, ended: &mut Ended) {
+        if let Ok(Some(limit)) = disk.look().await
+            && ended.stopped.is_none()
+        {
+            ended.stopped = Some(Cause::Limit(limit));
+        }
+        let (bytes, files) = disk.peak();
+        self.record.resources.disk_peak_bytes = Some(bytes);
+        self.record.resources.disk_peak_files = Some(files);
     }
 
     /// The job's wish, else the image's, else `SIGTERM`.
@@ -113,5 +129,19 @@ impl Attempt<'_> {
         }
         let facts = Facts::of(&self.record.resources);
         end_of(ended.stopped, ended.result, facts).map_or(Ok(()), Err)
+    }
+}
+
+/// What ends a job besides time and the caller: more on disk than it may have, or the loss of what its clean-up needs.
+async fn trouble(disk: Option<&mut DiskWatch>, lost: impl Future<Output = SandboxError>) -> Cause {
+    let over = async {
+        match disk {
+            Some(disk) => disk.over().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        limit = over => limit.map_or_else(Cause::Sandbox, Cause::Limit),
+        error = lost => Cause::Sandbox(error),
     }
 }

@@ -1,11 +1,12 @@
 //! What an attempt needs from the host, made while the source is still on its way.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bryo_model::{ContainerName, JobSpec, NetworkMode};
 use bryo_sandbox::{Host, Network, Ready, Runtime, SandboxError};
 
+use crate::engine::Engine;
 use crate::settings::Settings;
 use crate::work;
 
@@ -20,12 +21,12 @@ pub(crate) struct Setup {
 /// Makes all three.
 pub(crate) async fn set_up(
     job: JobSpec,
-    settings: Settings,
+    engine: Engine,
     work_dir: PathBuf,
 ) -> Result<Setup, SandboxError> {
-    let keep = [&settings.cache, &settings.work, &settings.places.state].map(|dir| real(dir));
-    let host = Host::settle(&keep).await?;
-    let network = network(&job, &settings);
+    let settings = engine.settings();
+    let host = engine.hosts().get().await?;
+    let network = network(&job, settings);
     let runtime = Runtime::choose(&host, settings.runtime, network.mode, &settings.places).await?;
     let name = ContainerName::of(job.id);
     let ready = runtime.ready(name.as_str(), &network, &work_dir).await?;
@@ -45,17 +46,6 @@ pub(crate) fn network(job: &JobSpec, settings: &Settings) -> Network {
         closed: settings.network.closed.clone(),
         reach_host: settings.network.reach_host,
     }
-}
-
-/// The path without links, as far as it exists: what a mount would cover is a matter of real paths.
-fn real(path: &Path) -> PathBuf {
-    path.ancestors()
-        .find_map(|above| {
-            let standing = above.canonicalize().ok()?;
-            let rest = path.strip_prefix(above).ok()?;
-            Some(standing.join(rest))
-        })
-        .unwrap_or_else(|| path.to_owned())
 }
 
 /// Removes what crashed attempts left; what cannot be removed is told, and tried again by the next attempt.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{Delegation, SandboxError, SubordinateIds, UserNamespace};
 
-/// The host, made ready for sandboxes. Dropping it ends the helper.
+/// The host, made ready for sandboxes. Dropping the last clone ends the helper.
 #[derive(Clone, Debug)]
 pub struct Host {
     pub(crate) userns: Arc<UserNamespace>,
@@ -26,6 +26,19 @@ impl Host {
         Ok(Self {
             userns: Arc::new(userns?),
             delegation: delegation?,
+        })
+    }
+
+    /// The same cgroup with another helper, because this one has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::settle`].
+    pub async fn renew(&self, keep: &[PathBuf]) -> Result<Self, SandboxError> {
+        let ids = SubordinateIds::of_this_user()?;
+        Ok(Self {
+            userns: Arc::new(UserNamespace::start(&ids, keep).await?),
+            delegation: self.delegation.clone(),
         })
     }
 

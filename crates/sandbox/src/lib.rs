@@ -9,6 +9,7 @@
 
 mod cgroup;
 mod crun;
+mod disk;
 mod error;
 mod host;
 mod logs;
@@ -24,6 +25,7 @@ mod subid;
 mod userns;
 
 pub use cgroup::Delegation;
+pub use disk::DiskWatch;
 pub use error::{Missing, SandboxError};
 pub use host::Host;
 pub use logs::Logs;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bryo_model::{LimitsInForce, NetworkMode, ResourceUse, RuntimeKind};
+use bryo_model::{LimitPolicy, Limits, LimitsInForce, NetworkMode, ResourceUse, RuntimeKind};
 use nix::sys::signal::Signal;
 
 use crate::cgroup::JobCgroup;
@@ -15,7 +15,7 @@ use crate::crun::{self, CrunRuntime, CrunSandbox};
 use crate::logs::Logs;
 use crate::podman::{PodmanRuntime, PodmanSandbox};
 use crate::userns::UserNamespace;
-use crate::{Access, Exit, Host, Leftover, Missing, Network, SandboxError, SandboxSpec};
+use crate::{Access, DiskWatch, Exit, Host, Leftover, Missing, Network, SandboxError, SandboxSpec};
 
 /// Where a runtime finds things that the environment of the process names.
 #[derive(Clone, Debug)]
@@ -184,8 +184,10 @@ impl Runtime {
         let mut sandbox = Sandbox {
             living,
             userns: self.host.userns.clone(),
+            disk: None,
+            limits: spec.limits.clone(),
         };
-        match sandbox.guard(&spec.work).await {
+        match sandbox.complete(spec).await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
                 sandbox.close().await;
@@ -258,6 +260,8 @@ const CGROUP_NOTE: &str = "cgroup";
 pub struct Sandbox {
     living: Living,
     userns: Arc<UserNamespace>,
+    disk: Option<DiskWatch>,
+    limits: Limits,
 }
 
 #[derive(Debug)]
@@ -267,6 +271,44 @@ enum Living {
 }
 
 impl Sandbox {
+    async fn complete(&mut self, spec: &SandboxSpec) -> Result<(), SandboxError> {
+        self.guard(&spec.work).await?;
+        if spec.limits.disk.is_none() && spec.limits.disk_files.is_none() {
+            return Ok(());
+        }
+        let dirs = match &self.living {
+            Living::Crun(sandbox) => sandbox.writable(spec),
+            Living::Podman(sandbox) => sandbox.writable(spec).await,
+        };
+        match dirs {
+            Ok(dirs) => {
+                let elsewhere = match &self.living {
+                    Living::Crun(_) => None,
+                    Living::Podman(sandbox) => sandbox.user_namespace(),
+                };
+                let (userns, cgroup) = (Arc::clone(&self.userns), self.cgroup().dir().to_owned());
+                let watch = DiskWatch::begin(userns, dirs, cgroup, elsewhere, &spec.limits).await?;
+                self.disk = Some(watch);
+                Ok(())
+            }
+            Err(SandboxError::Limit { .. }) if spec.limit_policy == LimitPolicy::AllowUnlimited => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The watch over what the job has on disk, if it is bounded. It can be taken once.
+    pub fn take_disk_watch(&mut self) -> Option<DiskWatch> {
+        self.disk.take()
+    }
+
+    /// Waits until the helper that the job's clean-up needs has ended, which it does only when something is wrong.
+    pub fn helper_lost(&self) -> impl Future<Output = SandboxError> + 'static {
+        let userns = Arc::clone(&self.userns);
+        async move { SandboxError::Helper(userns.ended().await) }
+    }
+
     /// From here on the job ends with this process, and the next attempt knows what to remove.
     async fn guard(&self, work: &Path) -> Result<(), SandboxError> {
         let dir = self.cgroup().dir();
@@ -333,10 +375,16 @@ impl Sandbox {
         self.cgroup().usage()
     }
 
-    /// The limits that were read back from the kernel.
+    /// The limits that were read back from the kernel, and those that are watched.
     #[must_use]
     pub fn limits_in_force(&self) -> LimitsInForce {
-        self.cgroup().limits_in_force().clone()
+        let mut limits = self.cgroup().limits_in_force().clone();
+        if self.disk.is_some() {
+            (limits.disk, limits.disk_files) = (self.limits.disk, self.limits.disk_files);
+        } else if self.limits.disk.is_some() || self.limits.disk_files.is_some() {
+            limits.unlimited.push("disk".to_owned());
+        }
+        limits
     }
 
     /// Removes it: processes, cgroup, mounts, namespaces, network. Never stops early; safe to repeat.

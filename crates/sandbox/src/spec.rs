@@ -80,6 +80,14 @@ pub enum Root {
     },
 }
 
+impl SandboxSpec {
+    /// Directories of the host that the job may write to.
+    pub(crate) fn writable_mounts(&self) -> Vec<PathBuf> {
+        let writable = self.mounts.iter().filter(|m| m.access == Access::ReadWrite);
+        writable.map(|mount| mount.host.clone()).collect()
+    }
+}
+
 /// The recipe of one sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxSpec {

@@ -21,6 +21,7 @@ mod usage;
 pub use delegation::Delegation;
 pub(crate) use job::JobCgroup;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where the hierarchy is mounted.
@@ -37,6 +38,18 @@ pub(crate) fn name_of(directory: &Path) -> String {
         |_| directory.display().to_string(),
         |rest| format!("/{}", rest.display()),
     )
+}
+
+/// The processes in a cgroup and beneath it.
+pub(crate) fn processes(directory: &Path) -> Vec<u32> {
+    let here = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    let mut all: Vec<u32> = here.lines().filter_map(|line| line.parse().ok()).collect();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            all.extend(processes(&entry.path()));
+        }
+    }
+    all
 }
 
 /// The version 2 line of `/proc/PID/cgroup`.

@@ -128,6 +128,13 @@ impl CrunSandbox {
         write_json(&self.instructions(), &instructions)
     }
 
+    /// Directories of the host that hold what the job writes.
+    pub(crate) fn writable(&self, spec: &SandboxSpec) -> Result<Vec<PathBuf>, SandboxError> {
+        let mut all = spec.writable_mounts();
+        all.push(self.overlay());
+        Ok(all)
+    }
+
     fn bundle(&self) -> PathBuf {
         self.work.join("bundle")
     }
@@ -288,7 +295,10 @@ impl CrunSandbox {
             if let Some(network) = &ready.network {
                 network.end();
             }
-            if let Err(error) = self.userns.unnest(&ready.nested).await {
+            // A helper that is gone has taken them along.
+            if let Err(error) = self.userns.unnest(&ready.nested).await
+                && self.userns.is_alive()
+            {
                 left.push(Leftover(format!("namespaces of {}: {error}", self.name)));
             }
         }

@@ -68,6 +68,19 @@ pub(crate) enum Init {
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
     state: State,
+    graph_driver: Option<GraphDriver>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct GraphDriver {
+    data: Option<GraphData>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct GraphData {
+    upper_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,6 +135,19 @@ impl PodmanContainer {
             watch,
         });
         Ok(Init::Ready { pid })
+    }
+
+    /// Where the storage keeps what the job writes to its root, if it keeps that apart.
+    ///
+    /// # Errors
+    ///
+    /// When podman does not say.
+    pub(crate) async fn upper_layer(&self) -> Result<Option<PathBuf>, SandboxError> {
+        let inspected = self.inspect().await;
+        let driver = inspected
+            .map_err(|e| e.during("inspect the container"))?
+            .graph_driver;
+        Ok(driver.and_then(|d| d.data).and_then(|d| d.upper_dir))
     }
 
     /// Attaches to its output, then lets the job's first process go.

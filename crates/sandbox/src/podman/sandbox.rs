@@ -152,14 +152,41 @@ impl PodmanSandbox {
         if let Init::Ready { pid } = init
             && spec.network.mode == NetworkMode::Isolated
         {
-            // The network namespace belongs to podman's own user namespace, in which conmon lives: the parent.
-            let owner = parent_of(pid)
+            let owner = podmans_namespace(pid)
                 .ok_or_else(|| SandboxError::Podman("the prepared container is gone".to_owned()))?;
-            let of = |pid: i32, kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
-            close_link_local(&of(owner, "user"), &of(pid, "net")).await?;
+            close_link_local(&owner, &PathBuf::from(format!("/proc/{pid}/ns/net"))).await?;
         }
         self.init = Some(init);
         Ok(())
+    }
+
+    /// Directories of the host that hold what the job writes.
+    pub(crate) async fn writable(&self, spec: &SandboxSpec) -> Result<Vec<PathBuf>, SandboxError> {
+        let layer = match &self.container {
+            Some(container) => container.upper_layer().await?,
+            None => None,
+        };
+        let layer = layer.ok_or_else(|| SandboxError::Limit {
+            limit: "disk",
+            why: format!(
+                "podman's storage driver {} does not keep a container's own files apart",
+                self.client.info().graph_driver
+            ),
+            fix: "set driver = \"overlay\" in [storage] of ~/.config/containers/storage.conf and run podman \
+                  system reset"
+                .to_owned(),
+        })?;
+        let mut all = spec.writable_mounts();
+        all.push(layer);
+        Ok(all)
+    }
+
+    /// The user namespace that the container's is made from.
+    pub(crate) fn user_namespace(&self) -> Option<PathBuf> {
+        match self.init {
+            Some(Init::Ready { pid }) => podmans_namespace(pid),
+            _ => None,
+        }
     }
 
     fn container(&mut self) -> Result<&mut PodmanContainer, SandboxError> {
@@ -269,4 +296,10 @@ impl PodmanSandbox {
         left.extend(self.cgroup.remove().await);
         left
     }
+}
+
+/// Podman's own user namespace, which owns a container's others: that of conmon, its first process' parent.
+fn podmans_namespace(pid: i32) -> Option<PathBuf> {
+    let conmon = parent_of(pid)?;
+    Some(PathBuf::from(format!("/proc/{conmon}/ns/user")))
 }

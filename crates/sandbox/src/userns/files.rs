@@ -18,7 +18,7 @@ const AGENT: u32 = 0;
 /// The job's root, seen from there.
 const JOB_ROOT: u32 = 1;
 
-fn directory_flags() -> OFlag {
+pub(super) fn directory_flags() -> OFlag {
     OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY
 }
 
@@ -141,11 +141,11 @@ fn empty(top: OwnedFd) -> Result<(), Errno> {
     Ok(())
 }
 
-fn errno(e: rustix::io::Errno) -> Errno {
+pub(super) fn errno(e: rustix::io::Errno) -> Errno {
     Errno::from_raw(e.raw_os_error())
 }
 
-fn is_dot(name: &CStr) -> bool {
+pub(super) fn is_dot(name: &CStr) -> bool {
     matches!(name.to_bytes(), b"." | b"..")
 }
 

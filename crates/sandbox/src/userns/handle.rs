@@ -9,8 +9,9 @@ use std::time::Duration;
 use bryo_process::{Program, Running, Stdio};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
+use super::measure::OnDisk;
 use super::nested;
 use super::protocol::{Answer, Request, Wish};
 use super::roles::Role;
@@ -31,6 +32,7 @@ pub struct UserNamespace {
     _helper: Running,
     to_helper: tokio::sync::Mutex<ChildStdin>,
     waiting: Arc<Waiting>,
+    ended: watch::Receiver<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +43,7 @@ struct Waiting {
 #[derive(Debug, Default)]
 struct WaitingState {
     next: u64,
-    answers: HashMap<u64, oneshot::Sender<Option<String>>>,
+    answers: HashMap<u64, oneshot::Sender<Answer>>,
     ended: Option<String>,
 }
 
@@ -84,14 +86,22 @@ impl UserNamespace {
         write(&mut to_helper, b"mapped\n").await?;
         let base = expect(&mut from_helper, &mut stderr).await?;
         let waiting = Arc::new(Waiting::default());
-        tokio::spawn(listen(from_helper, stderr, Arc::clone(&waiting)));
+        let (end, ended) = watch::channel(None);
+        tokio::spawn(listen(from_helper, stderr, Arc::clone(&waiting), end));
         Ok(Self {
             pid,
             base: PathBuf::from(base),
             _helper: helper,
             to_helper: tokio::sync::Mutex::new(to_helper),
             waiting,
+            ended,
         })
+    }
+
+    /// Whether it can still be asked.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.ended.borrow().is_none()
     }
 
     /// The program that starts another one as root of the helper's namespaces: in it, id 0 is the agent and id 1 + *i*
@@ -189,7 +199,37 @@ impl UserNamespace {
         .await
     }
 
+    /// Adds up what is in these directories, until it is more than `most`, and what these processes hold open there
+    /// without a name.
+    pub(crate) async fn measure(
+        &self,
+        dirs: &[PathBuf],
+        processes: &[u32],
+        most: OnDisk,
+    ) -> Result<OnDisk, SandboxError> {
+        let wish = Wish::Measure {
+            dirs: dirs.to_vec(),
+            processes: processes.to_vec(),
+            most,
+        };
+        let answer = self.answer(wish).await?;
+        answer
+            .on_disk
+            .ok_or_else(|| SandboxError::Helper("it measured nothing".to_owned()))
+    }
+
+    /// Waits until the helper has ended, which it does by itself only when something is wrong, and says why.
+    pub(crate) async fn ended(&self) -> String {
+        let mut ended = self.ended.clone();
+        let why = ended.wait_for(Option::is_some).await;
+        why.ok().and_then(|why| why.clone()).unwrap_or_default()
+    }
+
     async fn ask(&self, wish: Wish) -> Result<(), SandboxError> {
+        self.answer(wish).await.map(drop)
+    }
+
+    async fn answer(&self, wish: Wish) -> Result<Answer, SandboxError> {
         let (sender, receiver) = oneshot::channel();
         let number = {
             let mut state = self.waiting.lock();
@@ -206,8 +246,10 @@ impl UserNamespace {
         line.push(b'\n');
         write(&mut *self.to_helper.lock().await, &line).await?;
         match receiver.await {
-            Ok(None) => Ok(()),
-            Ok(Some(error)) => Err(SandboxError::Helper(error)),
+            Ok(Answer {
+                error: Some(error), ..
+            }) => Err(SandboxError::Helper(error)),
+            Ok(answer) => Ok(answer),
             Err(_) => Err(SandboxError::Helper("it ended".to_owned())),
         }
     }
@@ -218,6 +260,7 @@ async fn listen(
     mut from_helper: BufReader<ChildStdout>,
     mut stderr: ChildStderr,
     waiting: Arc<Waiting>,
+    end: watch::Sender<Option<String>>,
 ) {
     let mut line = String::new();
     loop {
@@ -230,15 +273,20 @@ async fn listen(
             let sender = waiting.lock().answers.remove(&answer.number);
             if let Some(sender) = sender {
                 // Whoever asked may have been cancelled.
-                let _ = sender.send(answer.error);
+                let _ = sender.send(answer);
             }
         }
     }
     let mut said = String::new();
     let _ = stderr.read_to_string(&mut said).await;
+    let why = match said.trim() {
+        "" => "it was killed".to_owned(),
+        said => format!("it ended: {said}"),
+    };
     let mut state = waiting.lock();
-    state.ended = Some(format!("it ended: {}", said.trim()));
+    state.ended = Some(why.clone());
     state.answers.clear();
+    let _ = end.send(Some(why));
 }
 
 async fn write(to: &mut ChildStdin, bytes: &[u8]) -> Result<(), SandboxError> {

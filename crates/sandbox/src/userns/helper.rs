@@ -9,6 +9,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::measure::{OnDisk, measure};
 use super::protocol::{Answer, Request, Wish};
 use super::{files, nested};
 
@@ -45,9 +46,11 @@ pub(super) fn main(keep: &[PathBuf]) -> Result<(), String> {
         let (base, out, guarded) = (base.clone(), Arc::clone(&out), Arc::clone(&guarded));
         // A wish may take long (removing a large tree) and must not hold up another attempt.
         std::thread::spawn(move || {
+            let result = fulfil(&base, &guarded, request.wish);
             let answer = Answer {
                 number: request.number,
-                error: fulfil(&base, &guarded, request.wish).err(),
+                on_disk: result.as_ref().ok().copied().flatten(),
+                error: result.err(),
             };
             if let (Ok(text), Ok(mut out)) = (serde_json::to_string(&answer), out.lock()) {
                 let _ = writeln!(out, "{text}").and_then(|()| out.flush());
@@ -73,15 +76,20 @@ fn raise_open_files() {
     }
 }
 
-fn say(text: &[u8]) -> Result<(), String> {
+pub(super) fn say(text: &[u8]) -> Result<(), String> {
     let mut out = std::io::stdout();
     out.write_all(text)
         .and_then(|()| out.flush())
         .map_err(|e| format!("the agent went away: {e}"))
 }
 
-fn fulfil(base: &Path, guarded: &Guarded, wish: Wish) -> Result<(), String> {
+fn fulfil(base: &Path, guarded: &Guarded, wish: Wish) -> Result<Option<OnDisk>, String> {
     match wish {
+        Wish::Measure {
+            dirs,
+            processes,
+            most,
+        } => return measure(&dirs, &processes, most).map(Some),
         Wish::Nest { name, network } => nested::make(base, &name, network),
         Wish::Unnest { name } => nested::unmake(base, &name),
         Wish::Give { path } => files::give(&path),
@@ -90,6 +98,7 @@ fn fulfil(base: &Path, guarded: &Guarded, wish: Wish) -> Result<(), String> {
         Wish::Guard { cgroup } => keep(guarded, |all| all.insert(cgroup)),
         Wish::Unguard { cgroup } => keep(guarded, |all| all.remove(&cgroup)),
     }
+    .map(|()| None)
 }
 
 fn keep(

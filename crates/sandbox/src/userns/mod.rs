@@ -20,6 +20,8 @@
 mod files;
 mod handle;
 mod helper;
+mod measure;
+mod nameless;
 mod nested;
 mod protocol;
 mod roles;
@@ -29,4 +31,6 @@ pub use roles::{Role, role_main};
 
 pub(crate) use files::give;
 pub(crate) use handle::Nested;
+pub(crate) use measure::OnDisk;
+pub(crate) use nameless::nameless_in;
 pub(crate) use roles::join;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::measure::OnDisk;
+
 /// A wish of the agent, numbered; the answer carries the number.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request {
@@ -23,6 +25,12 @@ pub(super) enum Wish {
     Reclaim { path: PathBuf },
     /// Remove a tree of any owner.
     Remove { path: PathBuf },
+    /// Add up what is in these directories, and what these processes hold open without a name.
+    Measure {
+        dirs: Vec<PathBuf>,
+        processes: Vec<u32>,
+        most: OnDisk,
+    },
     /// Kill everything in this cgroup if the agent ends before it takes this back.
     Guard { cgroup: PathBuf },
     /// The cgroup is gone.
@@ -34,4 +42,7 @@ pub(super) enum Wish {
 pub(super) struct Answer {
     pub(super) number: u64,
     pub(super) error: Option<String>,
+    /// What was measured.
+    #[serde(default)]
+    pub(super) on_disk: Option<OnDisk>,
 }

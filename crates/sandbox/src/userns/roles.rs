@@ -11,7 +11,7 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, setns};
 
-use super::{helper, nested};
+use super::{helper, nameless, nested};
 
 /// The hidden roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,18 +22,21 @@ pub enum Role {
     Nested,
     /// Joins the helper's namespaces and becomes another program, or another role.
     Inside,
-    /// Makes the mounts of a job and becomes `crun`.
+    /// Makes the mounts of a job and is its parent.
     Worker,
+    /// Adds up what the processes of a job hold open without a name.
+    Nameless,
     /// Closes link-local addresses in a job's network namespace.
     CloseLinkLocal,
 }
 
 impl Role {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Helper,
         Self::Nested,
         Self::Inside,
         Self::Worker,
+        Self::Nameless,
         Self::CloseLinkLocal,
     ];
 
@@ -43,6 +46,7 @@ impl Role {
             Self::Nested => "__nested",
             Self::Inside => "__inside",
             Self::Worker => "__worker",
+            Self::Nameless => "__nameless",
             Self::CloseLinkLocal => "__close-link-local",
         }
     }
@@ -68,6 +72,7 @@ pub fn role_main(role: Role, args: &[OsString]) -> Result<(), String> {
         Role::Nested => nested::maker_main(args.first().is_some_and(|a| a == "network")),
         Role::Inside => inside(args),
         Role::Worker => crate::crun::worker_main(args),
+        Role::Nameless => nameless::nameless_main(args),
         Role::CloseLinkLocal => crate::network::close_link_local_main(args),
     }
 }

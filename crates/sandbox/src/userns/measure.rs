@@ -1,0 +1,161 @@
+//! Inside the helper: how much a job has on disk.
+//!
+//! The job writes while it is measured, so everything that vanishes or changes its kind on the way is passed over, and the
+//! result is a moment's estimate. Links are never followed.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, open, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use rustix::fs::Dir;
+use serde::{Deserialize, Serialize};
+
+use super::files::{directory_flags, errno, is_dot};
+use super::nameless::{devices, nameless};
+
+/// Bytes in blocks of the file system, and entries of any kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OnDisk {
+    pub(crate) bytes: u64,
+    pub(crate) files: u64,
+}
+
+/// The unit of `st_blocks`, whatever the file system's own is.
+pub(super) const BLOCK: u64 = 512;
+
+/// Adds up everything beneath these directories; stops when there is more than `most`.
+///
+/// Files without a name that these processes hold open count as bytes.
+pub(super) fn measure(dirs: &[PathBuf], processes: &[u32], most: OnDisk) -> Result<OnDisk, String> {
+    let mut sum = Sum {
+        most,
+        ..Sum::default()
+    };
+    for dir in dirs {
+        sum.tree(dir)
+            .map_err(|e| format!("could not measure {}: {e}", dir.display()))?;
+    }
+    let held = nameless(processes, &devices(dirs));
+    sum.so_far.bytes = sum.so_far.bytes.saturating_add(held);
+    Ok(sum.so_far)
+}
+
+#[derive(Default)]
+struct Sum {
+    so_far: OnDisk,
+    most: OnDisk,
+    /// Files with several names that were counted.
+    seen: HashSet<(u64, u64)>,
+}
+
+impl Sum {
+    fn tree(&mut self, top: &Path) -> Result<(), Errno> {
+        let top = open(top, directory_flags(), Mode::empty())?;
+        let mut stack = vec![Dir::new(top).map_err(errno)?];
+        while let Some(dir) = stack.last_mut() {
+            if self.is_over() {
+                return Ok(());
+            }
+            let Some(entry) = dir.read() else {
+                stack.pop();
+                continue;
+            };
+            let entry = entry.map_err(errno)?;
+            let name = entry.file_name();
+            if is_dot(name) {
+                continue;
+            }
+            let parent = dir.fd().map_err(errno)?;
+            let Some(stat) = passing(fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW))? else {
+                continue;
+            };
+            self.count(&stat);
+            if kind(&stat) != SFlag::S_IFDIR {
+                continue;
+            }
+            match openat(parent, name, directory_flags(), Mode::empty()) {
+                // Deeper than there may be open files: nobody needs that, and it is counted as more than any bound.
+                Err(Errno::EMFILE) => self.so_far.files = u64::MAX,
+                other => {
+                    if let Some(fd) = passing(other)? {
+                        stack.push(Dir::new(fd).map_err(errno)?);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, stat: &FileStat) {
+        self.so_far.files = self.so_far.files.saturating_add(1);
+        let again = stat.st_nlink > 1
+            && kind(stat) != SFlag::S_IFDIR
+            && !self.seen.insert((stat.st_dev, stat.st_ino));
+        if !again {
+            let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+            self.so_far.bytes = self.so_far.bytes.saturating_add(blocks * BLOCK);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.so_far.bytes > self.most.bytes || self.so_far.files > self.most.files
+    }
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+}
+
+/// What is gone, or is another thing than a moment ago, is none.
+fn passing<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: OnDisk = OnDisk {
+        bytes: u64::MAX,
+        files: u64::MAX,
+    };
+
+    #[test]
+    fn names_are_counted_each_and_blocks_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(at("a/b")).unwrap();
+        std::fs::write(at("a/b/one"), vec![1; 1 << 20]).unwrap();
+        let one = measure(&[dir.path().into()], &[], ANY).unwrap();
+        assert_eq!(one.files, 3);
+        assert!(one.bytes >= 1 << 20, "{one:?}");
+        std::fs::hard_link(at("a/b/one"), at("two")).unwrap();
+        std::os::unix::fs::symlink("/usr", at("link")).unwrap();
+        let all = measure(&[dir.path().into()], &[], ANY).unwrap();
+        assert_eq!(all.files, 5);
+        assert!(all.bytes - one.bytes < 1 << 16, "{one:?} {all:?}");
+        // A hole takes no space.
+        std::fs::File::create(at("hole"))
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
+        assert!(measure(&[dir.path().into()], &[], ANY).unwrap().bytes < 1 << 24);
+    }
+
+    #[test]
+    fn it_stops_when_it_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in 0..100 {
+            std::fs::write(dir.path().join(name.to_string()), "").unwrap();
+        }
+        let most = OnDisk { files: 10, ..ANY };
+        assert_eq!(measure(&[dir.path().into()], &[], most).unwrap().files, 11);
+        assert!(measure(&[dir.path().join("none")], &[], ANY).is_err());
+    }
+}
