@@ -1,13 +1,64 @@
 //! What happens to a job when Bryo itself is killed, or nobody reads what it says.
 
-use std::process::Stdio;
+use std::fs;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bryo_stories::wait_until;
+use bryo_stories::{World, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::stories;
+
+/// Numbers that look random and are the same each time (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}
+
+fn command(world: &World, source: &str) -> Command {
+    let mut command = world.command();
+    command
+        .args([
+            "run",
+            source,
+            "--network",
+            "none",
+            "--runtime",
+            world.runtime().word(),
+        ])
+        .args(["--image", &world.image("busybox.tar"), "--output"])
+        .arg(world.site())
+        .args(["--", "sh", "/repo/build.sh"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// After a whole run there is nothing of it, nor of those before it that were killed.
+fn the_next_one_leaves_nothing(world: &World) {
+    let repository = world.path().join("succeeds");
+    let out = command(world, repository.to_str().unwrap())
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(
+        out.status.success() && !said.contains("could not remove"),
+        "{said}"
+    );
+    wait_until("helpers of killed ones have ended", || {
+        world.processes_left().is_empty()
+    });
+    world.nothing_is_left();
+}
 
 stories! {
     fn a_killed_bryo_takes_its_job_along(world) {
@@ -20,6 +71,59 @@ stories! {
         let told = world.build("succeeds", &[]);
         told.ended(0, "succeeded");
         assert!(told.err().contains("1 earlier attempts"), "{}", told.err());
+    }
+
+    fn killed_at_every_stage_boundary(world) {
+        for boundary in ["fetch  ", "prepare  ", "run      ...", "exit code 0", "collect  ", "publish  "] {
+            let mut going = world.start_build("succeeds", &[]);
+            going.until(boundary);
+            going.signal(Signal::SIGKILL);
+            going.abandon();
+            the_next_one_leaves_nothing(world);
+        }
+    }
+
+    fn killed_at_two_hundred_random_moments(world) {
+        let repository = world.repository("succeeds");
+        let source = repository.path().to_str().unwrap();
+        let since = Instant::now();
+        world.start_script(source, &[]).end().ended(0, "succeeded");
+        // A little longer than a whole run, so that some moments lie after its end.
+        let whole = since.elapsed().as_nanos() * 5 / 4;
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        for round in 1..=200 {
+            let mut child = command(world, source).spawn().unwrap();
+            // The moment is the test: nothing is waited for.
+            let moment = (u128::from(random.next()) * whole) >> 64;
+            std::thread::sleep(Duration::from_nanos(u64::try_from(moment).unwrap()));
+            let _ = child.kill();
+            child.wait().unwrap();
+            if round % 20 == 0 {
+                the_next_one_leaves_nothing(world);
+            }
+        }
+    }
+
+    fn what_lost_its_directory_is_found_by_its_mark(world) {
+        let mut going = world.start_build("never-ends", &[]);
+        going.until("started");
+        going.signal(Signal::SIGKILL);
+        going.abandon();
+        wait_until("no process of the job is left", || world.processes_left().is_empty());
+        // As a cleaner of temporary files would. What belongs to other ids stays, and so do cgroup and container.
+        for entry in fs::read_dir(world.work()).unwrap().flatten() {
+            fs::rename(entry.path(), world.path().join(entry.file_name())).unwrap();
+        }
+        let told = world.build("succeeds", &[]);
+        told.ended(0, "succeeded");
+        assert!(told.err().contains("1 earlier attempts"), "{}", told.err());
+        for entry in fs::read_dir(world.path()).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            if name.starts_with("01") && entry.path().is_dir() {
+                fs::rename(entry.path(), world.work().join(&name)).unwrap();
+            }
+        }
+        world.build("succeeds", &[]).ended(0, "succeeded");
     }
 
     fn nobody_reads(world) {

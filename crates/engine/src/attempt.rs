@@ -10,6 +10,7 @@ use bryo_source::SourceCache;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::cause::{Cause, verdict};
 use crate::control::Control;
@@ -45,6 +46,7 @@ pub async fn run_attempt(
         deadline: Instant::now() + job.limits.timeout,
         stage_deadline: None,
         host: None,
+        over: CancellationToken::new(),
     };
     if !lowered.is_empty() {
         let what = lowered.join(", ");
@@ -74,6 +76,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) stage_deadline: Option<Instant>,
     /// Once it is settled; it can then remove what a job wrote.
     pub(crate) host: Option<Host>,
+    /// Whether all stages have ended.
+    pub(crate) over: CancellationToken,
 }
 
 /// What goes on beside the stages.
@@ -194,6 +198,7 @@ impl Attempt<'_> {
         {
             self.tell_changes(changes).await;
         }
+        self.over.cancel();
         if let Some(sweep) = beside.sweep
             && let Ok(Some(text)) = sweep.await
         {

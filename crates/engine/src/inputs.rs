@@ -76,6 +76,7 @@ impl Attempt<'_> {
             setup.host.clone(),
             Arc::clone(&setup.runtime),
             self.settings.clone(),
+            self.over.clone().cancelled_owned(),
         )));
         Ok((checkout, image, setup))
     }

@@ -49,15 +49,29 @@ pub(crate) fn network(job: &JobSpec, settings: &Settings) -> Network {
 }
 
 /// Removes what crashed attempts left; what cannot be removed is told, and tried again by the next attempt.
-pub(crate) async fn sweep(host: Host, runtime: Arc<Runtime>, settings: Settings) -> Option<String> {
-    match work::sweep(&settings.work, &host, &runtime).await {
-        Ok(0) => None,
-        Ok(n) => Some(format!(
-            "removed what {n} earlier attempts left that were killed"
-        )),
-        Err(error) => Some(format!(
+///
+/// Where something was found, there is a second look when `over` comes true: a podman service may have been at work for an
+/// attempt that was already dead.
+pub(crate) async fn sweep(
+    host: Host,
+    runtime: Arc<Runtime>,
+    settings: Settings,
+    over: impl Future<Output = ()>,
+) -> Option<String> {
+    let once = async || work::sweep(&settings.work, &host, &runtime).await;
+    let swept = match once().await {
+        Ok(0) => return None,
+        Ok(n) => {
+            over.await;
+            once().await.map(|_| n)
+        }
+        Err(error) => Err(error),
+    };
+    Some(match swept {
+        Ok(n) => format!("removed what {n} earlier attempts left that were killed"),
+        Err(error) => format!(
             "could not remove what an earlier attempt left: {}",
             crate::cause::chain(&error)
-        )),
-    }
+        ),
+    })
 }

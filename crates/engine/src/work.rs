@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use bryo_model::{ContainerName, JobId};
@@ -31,11 +31,7 @@ impl Work {
             .mode(0o700)
             .create(root)?;
         let lock_path = lock_path(root, &job.to_string());
-        let file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .open(&lock_path)?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?;
+        let lock = take(&lock_path)?;
         let work = Self {
             dir: root.join(job.to_string()),
             lock_path,
@@ -104,7 +100,47 @@ pub(crate) async fn sweep(
         }
         drop(lock);
     }
+    orphans(root);
+    for name in runtime.ours(root).await? {
+        let Some(lock) = ContainerName::job(&name).and_then(|job| stray(root, job)) else {
+            continue;
+        };
+        match runtime.remove_stray(&name).await {
+            Ok(()) => swept += 1,
+            Err(error) => result = Err(error),
+        }
+        let _ = fs::remove_file(lock_path(root, &lock.1));
+        drop(lock);
+    }
     result.map(|()| swept)
+}
+
+/// Removes locks without a directory: their owner died before it made the one, or after it removed it.
+fn orphans(root: &Path) {
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        let name = dir_name(&path);
+        let Some(job) = name.strip_suffix(".lock") else {
+            continue;
+        };
+        if job.parse::<JobId>().is_ok()
+            && let Some(_lock) = claim(&path)
+            && !root.join(job).exists()
+        {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+/// The lock of an attempt that has no directory any more, if nobody holds it.
+fn stray(root: &Path, job: JobId) -> Option<(Flock<File>, String)> {
+    let name = job.to_string();
+    let lock = claim(&lock_path(root, &name))?;
+    if root.join(&name).is_dir() {
+        // It is a dead one's, and the next sweep's matter.
+        return None;
+    }
+    Some((lock, name))
 }
 
 /// Directories of attempts that nobody holds, each with its lock taken.
@@ -135,6 +171,26 @@ fn dir_name(path: &Path) -> String {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned()
+}
+
+/// How often a lock file is tried that a sweep removes at the same moment.
+const TRIES: u32 = 100;
+
+/// Makes and takes the lock of an attempt that begins. A sweep may remove the file while it is not locked yet; what
+/// counts is to hold the lock of the file that is there.
+fn take(path: &Path) -> io::Result<Flock<File>> {
+    for _ in 0..TRIES {
+        if let Some(lock) = claim(path) {
+            let held = lock.metadata()?;
+            let same = |meta: fs::Metadata| (meta.dev(), meta.ino()) == (held.dev(), held.ino());
+            if fs::metadata(path).is_ok_and(same) {
+                return Ok(lock);
+            }
+        }
+        std::thread::yield_now();
+    }
+    let text = format!("{} is locked by another attempt", path.display());
+    Err(io::Error::new(io::ErrorKind::WouldBlock, text))
 }
 
 /// The lock, if nobody has it. A missing lock file is made: its owner died between removing the one and the other.
@@ -170,6 +226,18 @@ mod tests {
             .collect();
         assert_eq!(found, [dead_dir]);
         assert!(living.output().is_dir());
+    }
+
+    #[test]
+    fn locks_without_an_attempt_go_and_those_of_the_living_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let living = Work::create(root.path(), id(1)).unwrap();
+        let orphan = root.path().join(format!("{}.lock", id(2)));
+        fs::write(&orphan, "").unwrap();
+        fs::write(root.path().join("other.lock"), "").unwrap();
+        orphans(root.path());
+        assert!(!orphan.exists() && living.lock_path.exists());
+        assert!(root.path().join("other.lock").exists());
     }
 
     #[test]

@@ -115,6 +115,13 @@ impl ContainerName {
         Self(format!("{}{}", Self::PREFIX, job).to_ascii_lowercase())
     }
 
+    /// The job of this name, if it is one of ours.
+    #[must_use]
+    pub fn job(name: &str) -> Option<JobId> {
+        let id = name.strip_prefix(Self::PREFIX)?;
+        id.to_ascii_uppercase().parse().ok()
+    }
+
     /// The name, safe in a path.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -158,6 +165,18 @@ pub struct JobSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_leads_back_to_its_job() {
+        let job = JobId::from_parts(1_700_000_000_000, 42);
+        assert_eq!(
+            ContainerName::job(ContainerName::of(job).as_str()),
+            Some(job)
+        );
+        for other in ["bryo-", "bryo-x", "other", ""] {
+            assert_eq!(ContainerName::job(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn environment_variables() {

@@ -164,6 +164,14 @@ impl Runtime {
     ///
     /// When a limit cannot be enforced or the runtime refuses. Nothing is left then.
     pub async fn create(&self, spec: &SandboxSpec, ready: Ready) -> Result<Sandbox, SandboxError> {
+        // Noted before it is made: whoever finds the directory knows of the cgroup.
+        let note = spec.work.join(CGROUP_NOTE);
+        let noted = fs::write(&note, self.cgroup_of(spec).as_os_str().as_encoded_bytes())
+            .map_err(SandboxError::file("write", note));
+        if let Err(error) = noted {
+            let _ = self.release(ready).await;
+            return Err(error);
+        }
         let living = match (&self.made_by, ready.0) {
             (MadeBy::Crun(crun), Some(ready)) => {
                 Living::Crun(Box::new(self.create_crun(crun, spec, ready).await?))
@@ -196,6 +204,16 @@ impl Runtime {
         }
     }
 
+    /// The cgroup that this recipe's job gets.
+    fn cgroup_of(&self, spec: &SandboxSpec) -> PathBuf {
+        match &self.made_by {
+            MadeBy::Podman(podman) if podman.makes_slices() => {
+                JobCgroup::slice_dir(spec.name.as_str())
+            }
+            _ => self.host.delegation.base().join(spec.name.as_str()),
+        }
+    }
+
     /// Removes what a crashed attempt left in the kernel and in podman. `work` was its directory; after this nothing of
     /// it runs any more.
     ///
@@ -203,17 +221,49 @@ impl Runtime {
     ///
     /// When something of it is still there.
     pub async fn sweep(&self, name: &str, work: &Path) -> Result<(), SandboxError> {
-        if let Ok(cgroup) = fs::read_to_string(work.join(CGROUP_NOTE)) {
-            let left = JobCgroup::of_crashed(PathBuf::from(cgroup.trim()))
-                .remove()
-                .await;
-            if let Some(left) = left.first() {
-                return Err(SandboxError::Helper(left.to_string()));
-            }
+        // The container first: a service that is still at work for it makes its cgroup, with all those above.
+        if let MadeBy::Podman(podman) = &self.made_by {
+            podman.remove(name).await?;
         }
-        match &self.made_by {
-            MadeBy::Crun(_) => Ok(()),
-            MadeBy::Podman(podman) => podman.remove(name).await,
+        let Ok(cgroup) = fs::read_to_string(work.join(CGROUP_NOTE)) else {
+            return Ok(());
+        };
+        let cgroup = JobCgroup::of_crashed(PathBuf::from(cgroup.trim()));
+        match cgroup.remove().await.first() {
+            Some(left) => Err(SandboxError::Helper(left.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Names of everything of ours in the kernel and in podman whose attempts have their directories beneath `work`,
+    /// living or not. It finds what has no directory any more.
+    ///
+    /// # Errors
+    ///
+    /// When podman does not say.
+    pub async fn ours(&self, work: &Path) -> Result<Vec<String>, SandboxError> {
+        let mut names = self.host.delegation.ours(work);
+        if let MadeBy::Podman(podman) = &self.made_by {
+            names.extend(podman.ours(work).await?);
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Removes what [`Runtime::ours`] found and no attempt holds.
+    ///
+    /// # Errors
+    ///
+    /// When it is still there.
+    pub async fn remove_stray(&self, name: &str) -> Result<(), SandboxError> {
+        if let MadeBy::Podman(podman) = &self.made_by {
+            podman.remove(name).await?;
+        }
+        let cgroup = JobCgroup::of_crashed(self.host.delegation.base().join(name));
+        match cgroup.remove().await.first() {
+            Some(left) => Err(SandboxError::Helper(left.to_string())),
+            None => Ok(()),
         }
     }
 
@@ -271,8 +321,9 @@ enum Living {
 }
 
 impl Sandbox {
+    /// From here on the job ends with this process, and its bounds are watched.
     async fn complete(&mut self, spec: &SandboxSpec) -> Result<(), SandboxError> {
-        self.guard(&spec.work).await?;
+        self.userns.guard(self.cgroup().dir()).await?;
         if spec.limits.disk.is_none() && spec.limits.disk_files.is_none() {
             return Ok(());
         }
@@ -307,15 +358,6 @@ impl Sandbox {
     pub fn helper_lost(&self) -> impl Future<Output = SandboxError> + 'static {
         let userns = Arc::clone(&self.userns);
         async move { SandboxError::Helper(userns.ended().await) }
-    }
-
-    /// From here on the job ends with this process, and the next attempt knows what to remove.
-    async fn guard(&self, work: &Path) -> Result<(), SandboxError> {
-        let dir = self.cgroup().dir();
-        let note = work.join(CGROUP_NOTE);
-        fs::write(&note, dir.as_os_str().as_encoded_bytes())
-            .map_err(SandboxError::file("write", note))?;
-        self.userns.guard(dir).await
     }
 
     /// Whether no process of the job is left.

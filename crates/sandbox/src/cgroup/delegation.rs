@@ -5,8 +5,10 @@
 //! user's systemd is asked for a scope of our own.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
@@ -54,6 +56,15 @@ impl Delegation {
     /// The directory in which a job's cgroup is made.
     pub(crate) fn base(&self) -> &Path {
         &self.base
+    }
+
+    /// Names of cgroups in it whose attempts have their directories beneath `work`.
+    pub(crate) fn ours(&self, work: &Path) -> Vec<String> {
+        let entries = fs::read_dir(&self.base).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| owner(&entry.path()).is_some_and(|root| root == work))
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
     }
 
     /// Whether limits of this kind can be set.
@@ -145,6 +156,22 @@ fn delegated(dir: &Path) -> bool {
     .iter()
     .all(|p| access(p, AccessFlags::W_OK).is_ok());
     writable && dir != Path::new(ROOT) && (systemd_is_absent() || marked(dir))
+}
+
+/// The mark on a job's cgroup: the directory in which its attempt has its own.
+const OWNER: &str = "user.bryo.work";
+
+/// Marks it. A kernel that keeps no such marks (before 5.7) leaves a cgroup to the attempt's own notes.
+pub(super) fn mark(dir: &Path, work: &Path) {
+    let value = work.as_os_str().as_encoded_bytes();
+    let _ = rustix::fs::setxattr(dir, OWNER, value, rustix::fs::XattrFlags::empty());
+}
+
+fn owner(dir: &Path) -> Option<PathBuf> {
+    let mut value = vec![0; 4096];
+    let length = rustix::fs::getxattr(dir, OWNER, value.as_mut_slice()).ok()?;
+    value.truncate(length);
+    Some(PathBuf::from(OsString::from_vec(value)))
 }
 
 fn marked(dir: &Path) -> bool {

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use bryo_model::{LimitPolicy, Limits, LimitsInForce, ResourceUse};
 
+use super::delegation::mark;
 use super::limits::Wanted;
-use super::systemd::Slice;
+use super::systemd::{Slice, manager_dir, unit_of};
 use super::{Delegation, name_of, usage};
 use crate::{Leftover, SandboxError};
 
@@ -45,6 +46,9 @@ impl JobCgroup {
         let wanted = Wanted::new(limits, policy, |c| delegation.has(c), at)?;
         let dir = delegation.base().join(name);
         fs::create_dir(&dir).map_err(SandboxError::file("make", &dir))?;
+        if let Some(work) = at.first().and_then(|dir| dir.parent()) {
+            mark(&dir, work);
+        }
         let mut job = Self {
             dir,
             slice: None,
@@ -76,9 +80,8 @@ impl JobCgroup {
         policy: LimitPolicy,
         at: &[&Path],
     ) -> Result<Self, SandboxError> {
-        let uid = nix::unistd::Uid::effective();
-        let manager = super::directory(&format!("/user.slice/user-{uid}.slice/user@{uid}.service"));
-        let available = fs::read_to_string(manager.join("cgroup.controllers")).unwrap_or_default();
+        let controllers = manager_dir().join("cgroup.controllers");
+        let available = fs::read_to_string(controllers).unwrap_or_default();
         let has = |controller: &str| available.split_whitespace().any(|word| word == controller);
         let wanted = Wanted::new(limits, policy, has, at)?;
         let slice = Slice::start(name, &wanted).await?;
@@ -104,6 +107,11 @@ impl JobCgroup {
                 Err(error)
             }
         }
+    }
+
+    /// Where [`JobCgroup::create_slice`] makes it.
+    pub(crate) fn slice_dir(name: &str) -> PathBuf {
+        manager_dir().join(unit_of(name))
     }
 
     /// That of an attempt whose process is gone.

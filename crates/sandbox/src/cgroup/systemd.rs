@@ -1,5 +1,6 @@
 //! Asking the user's systemd for units, over D-Bus (org.freedesktop.systemd1(5)).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use zbus::{OwnedObjectPath, Variant};
@@ -76,6 +77,17 @@ fn own_cgroup() -> Option<String> {
     own_line(&text).map(str::to_owned)
 }
 
+/// The cgroup of the user's systemd.
+pub(super) fn manager_dir() -> PathBuf {
+    let uid = nix::unistd::Uid::effective();
+    directory(&format!("/user.slice/user-{uid}.slice/user@{uid}.service"))
+}
+
+/// The slice of this job. "a-b.slice" lies in "a.slice", which systemd would make and leave.
+pub(super) fn unit_of(name: &str) -> String {
+    format!("{}.slice", name.replace('-', "_"))
+}
+
 /// A slice of the user's systemd: a cgroup that stays when the container in it ends, so that it can still be read.
 ///
 /// Podman with systemd as its cgroup manager takes only slices as a parent.
@@ -87,8 +99,7 @@ pub(crate) struct Slice {
 impl Slice {
     /// Makes it. The limits are properties, so that systemd does not undo what was written behind its back.
     pub(super) async fn start(name: &str, wanted: &Wanted) -> Result<Self, SandboxError> {
-        // "a-b.slice" lies in "a.slice", which systemd would make and leave.
-        let slice = format!("{}.slice", name.replace('-', "_"));
+        let slice = unit_of(name);
         let mut properties = vec![
             ("Description", Variant::from("Bryo job")),
             ("CollectMode", Variant::from("inactive-or-failed")),
@@ -133,12 +144,8 @@ impl Slice {
     }
 
     /// Where its cgroup is: beneath the user manager's own.
-    pub(crate) async fn directory(&self) -> Result<std::path::PathBuf, SandboxError> {
-        let uid = nix::unistd::Uid::effective();
-        let dir = directory(&format!(
-            "/user.slice/user-{uid}.slice/user@{uid}.service/{}",
-            self.name
-        ));
+    pub(crate) async fn directory(&self) -> Result<PathBuf, SandboxError> {
+        let dir = manager_dir().join(&self.name);
         let appear = async {
             while !dir.is_dir() {
                 tokio::time::sleep(LOOK).await;

@@ -1,5 +1,6 @@
 //! The door to one Podman service.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use serde::Deserialize;
 use tokio::net::UnixStream;
 
 use super::container::PodmanContainer;
-use super::create::{Create, Host, Placement, hosts_file};
+use super::create::{Create, Host, LABEL, Placement, WORK_LABEL, hosts_file};
 use super::error::RequestError;
 use super::info::{self, PodmanInfo};
 use super::request::{Answer, Call};
@@ -137,6 +138,36 @@ impl PodmanClient {
             }
             Err(e) => Err(e.during("look for the container")),
         }
+    }
+
+    /// Names of our containers whose attempts have their directories beneath `work`.
+    ///
+    /// # Errors
+    ///
+    /// When podman does not say.
+    pub(crate) async fn ours(&self, work: &Path) -> Result<Vec<String>, SandboxError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Listed {
+            #[serde(default)]
+            names: Vec<String>,
+            #[serde(default)]
+            labels: Option<BTreeMap<String, String>>,
+        }
+        // The filter {"label":["org.bryo.job"]}, as it stands in a query.
+        let filter = format!("%7B%22label%22%3A%5B%22{LABEL}%22%5D%7D");
+        let call = Call::get(format!("/containers/json?all=true&filters={filter}"));
+        let listed = async { self.send(call).await?.json::<Option<Vec<Listed>>>() };
+        let listed = listed.await.map_err(|e| e.during("list containers"))?;
+        let of_this_work = |one: &Listed| {
+            let root = one
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(WORK_LABEL));
+            root.is_some_and(|root| Path::new(root) == work)
+        };
+        let ours = listed.unwrap_or_default().into_iter().filter(of_this_work);
+        Ok(ours.flat_map(|one| one.names).collect())
     }
 
     /// Removes the container of this name or id, running or not, with its anonymous volumes. None is no error.

@@ -17,6 +17,9 @@ use crate::{Access, CAPABILITIES, Missing, Mount, Root, SandboxError, SandboxSpe
 /// The label by which a container is known to be ours; its value is the sandbox's name.
 pub(super) const LABEL: &str = "org.bryo.job";
 
+/// The label with the directory in which the job's attempt has its own: who may remove the container is decided there.
+pub(super) const WORK_LABEL: &str = "org.bryo.work";
+
 /// The job's host name.
 const HOSTNAME: &str = "bryo";
 
@@ -172,7 +175,7 @@ impl<'a> Create<'a> {
         let open_files = OPEN_FILES.min(host.open_files);
         Ok(Self {
             name: spec.name.as_str(),
-            labels: BTreeMap::from([(LABEL, spec.name.as_str())]),
+            labels: BTreeMap::from([(LABEL, spec.name.as_str()), (WORK_LABEL, work_root(spec))]),
             image: id,
             entrypoint: [],
             command: &spec.args,
@@ -227,6 +230,12 @@ impl<'a> Create<'a> {
             }],
         })
     }
+}
+
+/// The directory that the attempt's own one is in.
+fn work_root(spec: &SandboxSpec) -> &str {
+    let root = spec.work.parent().unwrap_or(&spec.work);
+    root.to_str().unwrap_or_default()
 }
 
 /// Our `/etc/hosts`: podman's own would tell the job the names and addresses of the host.
@@ -361,7 +370,7 @@ mod tests {
         let got = json(&recipe(NetworkMode::None), &info(None)).unwrap();
         let wanted = r#"{
             "name": "bryo-00000000000000000000000000",
-            "labels": {"org.bryo.job": "bryo-00000000000000000000000000"},
+            "labels": {"org.bryo.job": "bryo-00000000000000000000000000", "org.bryo.work": "/"},
             "image": "abababababababababababababababababababababababababababababababab",
             "entrypoint": [], "command": ["sh", "-c", "true"],
             "env": {"A": "x=y", "B": "2"}, "unsetenvall": true, "httpproxy": false,

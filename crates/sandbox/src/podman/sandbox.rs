@@ -62,6 +62,11 @@ impl PodmanRuntime {
         Ok(Self { client, kept })
     }
 
+    /// Whether jobs' cgroups are slices of the user's systemd.
+    pub(crate) fn makes_slices(&self) -> bool {
+        self.client.info().cgroup_manager == CgroupManager::Systemd
+    }
+
     /// Something the user should know about this podman.
     pub(crate) fn advice(&self) -> Option<String> {
         (self.client.info().graph_driver == "vfs").then(|| {
@@ -90,6 +95,11 @@ impl PodmanRuntime {
                 "it took the image but does not know it as {id}"
             )))
         }
+    }
+
+    /// Names of our containers whose attempts have their directories beneath `work`.
+    pub(crate) async fn ours(&self, work: &Path) -> Result<Vec<String>, SandboxError> {
+        self.client.ours(work).await
     }
 
     /// Removes the container of a crashed attempt; none is no error.

@@ -73,6 +73,10 @@ fn own(dir: &OwnedFd) -> Result<(), Errno> {
 
 /// Removes the tree with its top. A tree that is not there is no error.
 pub(super) fn remove(path: &Path) -> Result<(), String> {
+    remove_tries(path, 3)
+}
+
+fn remove_tries(path: &Path, tries: u32) -> Result<(), String> {
     let text = |e: Errno| format!("could not remove {}: {e}", path.display());
     let top = match open(path, directory_flags(), Mode::empty()) {
         Ok(top) => top,
@@ -83,7 +87,13 @@ pub(super) fn remove(path: &Path) -> Result<(), String> {
         Err(e) => return Err(text(e)),
     };
     empty(top).map_err(text)?;
-    std::fs::remove_dir(path).map_err(|e| format!("could not remove {}: {e}", path.display()))
+    match std::fs::remove_dir(path) {
+        // The worker of an agent that was killed may have written its last word meanwhile.
+        Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && tries > 0 => {
+            remove_tries(path, tries - 1)
+        }
+        other => other.map_err(|e| format!("could not remove {}: {e}", path.display())),
+    }
 }
 
 type Visit<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, &CStr, FileType) -> Result<(), Errno>;
