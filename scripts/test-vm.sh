@@ -28,6 +28,6 @@ cp tests/bed/vm/payload-limits/* "$payload/"
 cp "$target/release/bryo" images/busybox.tar "$payload/"
 rm -rf "$target/vm/$suite"
 status=0
-tests/bed/vm/run-vm.sh -s "$suite" -t 900 "$payload" "$target/vm/$suite" || status=$?
+tests/bed/vm/run-vm.sh -s "$suite" -t 1500 "$payload" "$target/vm/$suite" || status=$?
 cat "$target/vm/$suite/log" 2>/dev/null || say "no log came back; the console is in $target/vm/$suite/console"
 exit $status

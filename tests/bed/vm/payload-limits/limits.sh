@@ -82,6 +82,39 @@ says() { # says FILTER - jq finds the filter true of the report
   jq --exit-status "$1" "$report" > /dev/null
 }
 
+# -- what one situation shows for all ---------------------------------------------------------------------------------
+further() {
+  # shellcheck disable=SC2016
+  job fork-bomb --pids 64 -- sh -c 'bomb() { bomb | bomb & }; bomb; sleep 3; exit 1'
+  check "fork bomb: verdict" says '.verdict == "pids_limit"'
+  check "fork bomb: no more processes than allowed" says '.resources.pids_peak == null or .resources.pids_peak <= 64'
+
+  job usage --cpus 0.2 -- sh -c 'echo x > /output/x; timeout 6 sh -c "while :; do :; done"; exit 0'
+  check "--cpus: exit 0" test $rc = 0
+  check "--cpus: seen in the time used" says '.resources.cpu_us / 1000 < ([.stages[] | select(.stage == "run").ms][0] * 0.4)'
+
+  job weight --cpu-weight 20 --memory 96m --memory-high 80m -- sh -c 'echo x > /output/x'
+  check "weight and soft bound: in force" says '.limits.cpu_weight == 20 and .limits.memory_high == 83886080'
+
+  job io -- sh -c 'dd if=/dev/zero of=/output/x bs=1048576 count=16 conv=fsync'
+  check "io: exit 0" test $rc = 0
+  check "io: bytes written are counted" says '.resources.io_written_bytes >= 16777216'
+
+  job io-write --io-write 4m -- sh -c 'dd if=/dev/zero of=/output/x bs=1048576 count=16 conv=fsync'
+  check "--io-write: in force" says '.limits.io_write == 4194304'
+  check "--io-write: as slow as that" says '[.stages[] | select(.stage == "run").ms][0] > 2500'
+
+  job disk --disk 16m -- sh -c 'echo x > /output/x; dd if=/dev/zero of=/tmp/x bs=1048576 count=500'
+  check "--disk: verdict" says '.verdict == "disk_limit" and .limit_reached == "disk"'
+  check "--disk: in force" says '.limits.disk == 16777216 and .resources.disk_peak_bytes > 16777216'
+}
+
+host_memory() {
+  # without a limit of its own, more than the guest has; the kernel chooses the largest process, which is the job's
+  job host-memory -- sh -c 'echo x > /output/x; tail -c 4000000000 /dev/zero > /dev/null'
+  check "the host out of memory: verdict" says '.verdict == "out_of_memory" and .limit_reached == "host_memory"'
+}
+
 for runtime in crun podman; do
   echo "== $mode, $runtime"
   baseline
@@ -94,7 +127,9 @@ for runtime in crun podman; do
 
   job memory --memory 64m -- sh -c 'echo x > /output/x; tail -c 200000000 /dev/zero > /dev/null'
   check "out of memory: exit 1" test $rc = 1
-  check "out of memory: verdict" says '.verdict == "out_of_memory"'
+  check "out of memory: verdict" says '.verdict == "out_of_memory" and .limit_reached == "memory"'
+  # the guest has swap in which the job would fit: it gets none of it
+  check "out of memory: swap is off" says '.limits.swap == 0'
   check "out of memory: the kernel killed" says '.resources.oom_kills >= 1'
   check "out of memory: limit in force" says '.limits.memory == 67108864'
   check "out of memory: peak within the limit" says '.resources.memory_peak_bytes == null or .resources.memory_peak_bytes <= 67108864'
@@ -107,7 +142,8 @@ for runtime in crun podman; do
   # shellcheck disable=SC2016
   job pids --pids 8 -- sh -c 'echo x > /output/x; for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 20 & done; wait'
   check "fork beyond --pids: exit 1" test $rc = 1
-  check "fork beyond --pids: verdict" says '.verdict == "failed"'
+  check "fork beyond --pids: verdict" says '.verdict == "pids_limit" and .limit_reached == "pids"'
+  check "fork beyond --pids: counted" says '.resources.pids_refused >= 1'
   check "fork beyond --pids: limit in force" says '.limits.pids == 8'
 
   job within --memory 64m --pids 8 -- sh -c 'echo x > /output/x; sleep 1 & wait'
@@ -133,6 +169,12 @@ for runtime in crun podman; do
   check "never ends: verdict" says '.verdict == "timed_out"'
   # 10 s and 1 s of grace, and room for emulation; podman takes 20 s to notice a container whose conmon was killed too
   check "never ends: ended when it had to" says '.total_ms < 18000'
+
+  case $mode in
+    service) further ;;
+    leaf) host_memory ;;
+    *) ;;
+  esac
 
   job daemon -- sh -c 'echo x > /output/x; setsid sleep 1000 & sleep 0.5'
   check "leaves a daemon: exit 0" test $rc = 0

@@ -15,8 +15,10 @@ builder() {
 echo "$(. /etc/os-release && echo "$PRETTY_NAME"), $(uname -r), $(builder podman --version), $(builder crun --version | head -1)"
 builder bryo --version
 builder systemctl --user start podman.socket || exit 1
+# Jobs must not get any of it: each would fit.
+truncate -s 0 /swap && fallocate -l 320M /swap && chmod 600 /swap && mkswap --quiet /swap && swapon /swap || exit 1
 bad=0
-limits="BED_OUT='$BED_OUT' BED_PAYLOAD='$BED_PAYLOAD' timeout 600 '$BED_PAYLOAD/limits.sh'"
+limits="BED_OUT='$BED_OUT' BED_PAYLOAD='$BED_PAYLOAD' timeout 900 '$BED_PAYLOAD/limits.sh'"
 runuser -l builder -c "$limits session" || bad=1
 builder bash -c "$limits service" || bad=1
 builder systemd-run --user --wait --pipe --quiet -p Delegate=yes bash -c "exec env $limits leaf" || bad=1
