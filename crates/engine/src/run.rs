@@ -1,8 +1,8 @@
 //! The third stage: the job runs, and its end is judged.
 
 use bryo_image::Image;
-use bryo_model::{ResourceUse, StopSignal};
-use bryo_sandbox::{DiskWatch, Exit, SandboxError};
+use bryo_model::{ResourceUse, RuntimeKind, StopSignal};
+use bryo_sandbox::{DiskWatch, Exit, Logs, Ready, Runtime, Sandbox, SandboxError, SandboxSpec};
 use bryo_source::Checkout;
 use nix::sys::signal::Signal;
 
@@ -42,11 +42,7 @@ impl Attempt<'_> {
                 return Err(Cause::Unusable(failure));
             }
         };
-        let mut sandbox = setup
-            .runtime
-            .create(&spec, setup.ready)
-            .await
-            .map_err(Cause::Sandbox)?;
+        let mut sandbox = self.create(&setup.runtime, &spec, setup.ready).await?;
         self.record.limits = with_the_engines(sandbox.limits_in_force(), &self.job.limits);
         if !self.record.limits.unlimited.is_empty() {
             let what = self.record.limits.unlimited.join(", ");
@@ -56,47 +52,68 @@ impl Attempt<'_> {
                 ))
                 .await;
         }
-        let ended = match sandbox.start().await {
-            Ok(logs) => {
-                let bounds = Bounds {
-                    deadline: self.next_deadline(),
-                    silence: self.job.limits.silence,
-                    grace: self.job.limits.grace,
-                    stop_signal: self.stop_signal(image),
-                };
-                let mut disk = sandbox.take_disk_watch();
-                let lost = sandbox.helper_lost();
-                let trouble = trouble(disk.as_mut(), lost);
-                let mut ended = supervise(
-                    &mut sandbox,
-                    logs,
-                    bounds,
-                    self.control,
-                    &self.events,
-                    trouble,
-                )
-                .await;
-                self.record.resources = ResourceUse {
-                    log_bytes: ended.log_bytes,
-                    ..sandbox.usage()
-                };
-                if let Some(disk) = &mut disk {
-                    self.last_look(disk, &mut ended).await;
-                }
-                Ok(ended)
-            }
-            Err(error) => Err(error),
+        let ended = match self.guarded(sandbox.start()).await {
+            Ok(Ok(logs)) => Ok(self.watch_over(&mut sandbox, logs, image).await),
+            Ok(Err(error)) => Err(Cause::Sandbox(error)),
+            Err(stopped) => Err(stopped),
         };
         let left = sandbox.close().await;
         self.record
             .leftovers
             .extend(left.iter().map(ToString::to_string));
-        let ended = ended.map_err(Cause::Sandbox)?;
+        let ended = ended?;
         // Nobody may write to the output while it is read.
         if !sandbox.is_over() {
             return Err(Cause::Sandbox(SandboxError::Unkillable));
         }
         self.judge(ended)
+    }
+
+    /// A service that makes containers may take its time, and is not waited for by who wants to stop: what it made is then
+    /// removed by its name.
+    async fn create(
+        &mut self,
+        runtime: &Runtime,
+        spec: &SandboxSpec,
+        ready: Ready,
+    ) -> Result<Sandbox, Cause> {
+        let create = runtime.create(spec, ready);
+        // Without a service it takes no time, and what it took over must not be dropped half-way.
+        if runtime.kind() == RuntimeKind::Crun {
+            return create.await.map_err(Cause::Sandbox);
+        }
+        match self.guarded(create).await {
+            Ok(created) => created.map_err(Cause::Sandbox),
+            Err(stopped) => {
+                if let Err(error) = runtime.sweep(spec.name.as_str(), &spec.work).await {
+                    self.record.leftovers.push(error.to_string());
+                }
+                Err(stopped)
+            }
+        }
+    }
+
+    /// From the job's first instruction to its end, with everything that bounds it.
+    async fn watch_over(&mut self, sandbox: &mut Sandbox, logs: Logs, image: &Image) -> Ended {
+        let bounds = Bounds {
+            deadline: self.next_deadline(),
+            silence: self.job.limits.silence,
+            grace: self.job.limits.grace,
+            stop_signal: self.stop_signal(image),
+        };
+        let mut disk = sandbox.take_disk_watch();
+        let lost = sandbox.helper_lost();
+        let trouble = trouble(disk.as_mut(), lost);
+        let (control, events) = (self.control, &self.events);
+        let mut ended = supervise(sandbox, logs, bounds, control, events, trouble).await;
+        self.record.resources = ResourceUse {
+            log_bytes: ended.log_bytes,
+            ..sandbox.usage()
+        };
+        if let Some(disk) = &mut disk {
+            self.last_look(disk, &mut ended).await;
+        }
+        ended
     }
 
     /// What the job has when it ends counts too, however fast it was.

@@ -8,6 +8,7 @@
 //! The crate refuses to know what a job is for: it takes directories and a command, and gives bytes and an exit.
 
 mod cgroup;
+mod contract;
 mod crun;
 mod disk;
 mod error;
@@ -19,6 +20,7 @@ mod podman;
 mod privileges;
 mod proc;
 mod runtime;
+mod sandbox;
 mod seccomp;
 mod spec;
 mod subid;
@@ -31,7 +33,8 @@ pub use host::Host;
 pub use logs::Logs;
 pub use outcome::{Exit, Leftover, Piece};
 pub use privileges::CAPABILITIES;
-pub use runtime::{Ready, Runtime, RuntimePlaces, Sandbox};
+pub use runtime::{Ready, Runtime, RuntimePlaces};
+pub use sandbox::{Sandbox, Status};
 pub use spec::{Access, Mount, Network, Root, SandboxSpec, UserIds};
 pub use subid::SubordinateIds;
 pub use userns::{InsideProgram, Role, UserNamespace, role_main};

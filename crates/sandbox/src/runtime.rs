@@ -1,21 +1,18 @@
-//! The contract that every runtime fulfils, whatever it is made of.
+//! Choosing a runtime for this host, and what it does besides single containers: images, namespaces made ahead, sweeping.
 //!
-//! `ready` → `create` → `start` → (`signal`, `kill`) → `wait` → `close`. Limits are in force and read back after `create`;
-//! the job's first instruction runs after `start`; after `close` nothing is left. `close` may be called at any point.
+//! What a single container must do is the contract in [`crate::contract`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bryo_model::{LimitPolicy, Limits, LimitsInForce, NetworkMode, ResourceUse, RuntimeKind};
-use nix::sys::signal::Signal;
+use bryo_model::{NetworkMode, RuntimeKind};
 
 use crate::cgroup::JobCgroup;
+use crate::contract::Container;
 use crate::crun::{self, CrunRuntime, CrunSandbox};
-use crate::logs::Logs;
-use crate::podman::{PodmanRuntime, PodmanSandbox};
-use crate::userns::UserNamespace;
-use crate::{Access, DiskWatch, Exit, Host, Leftover, Missing, Network, SandboxError, SandboxSpec};
+use crate::podman::PodmanRuntime;
+use crate::{Access, Host, Missing, Network, Sandbox, SandboxError, SandboxSpec};
 
 /// Where a runtime finds things that the environment of the process names.
 #[derive(Clone, Debug)]
@@ -172,9 +169,9 @@ impl Runtime {
             let _ = self.release(ready).await;
             return Err(error);
         }
-        let living = match (&self.made_by, ready.0) {
+        let container: Box<dyn Container> = match (&self.made_by, ready.0) {
             (MadeBy::Crun(crun), Some(ready)) => {
-                Living::Crun(Box::new(self.create_crun(crun, spec, ready).await?))
+                Box::new(self.create_crun(crun, spec, ready).await?)
             }
             (MadeBy::Crun(_), None) => {
                 return Err(SandboxError::Crun(
@@ -185,23 +182,10 @@ impl Runtime {
                 for mount in spec.mounts.iter().filter(|m| m.access == Access::ReadWrite) {
                     self.host.userns.give(&mount.host).await?;
                 }
-                let sandbox = podman.create(&self.host.delegation, spec).await?;
-                Living::Podman(Box::new(sandbox))
+                Box::new(Box::pin(podman.create(&self.host.delegation, spec)).await?)
             }
         };
-        let mut sandbox = Sandbox {
-            living,
-            userns: self.host.userns.clone(),
-            disk: None,
-            limits: spec.limits.clone(),
-        };
-        match sandbox.complete(spec).await {
-            Ok(()) => Ok(sandbox),
-            Err(error) => {
-                sandbox.close().await;
-                Err(error)
-            }
-        }
+        Sandbox::complete(container, Arc::clone(&self.host.userns), spec).await
     }
 
     /// The cgroup that this recipe's job gets.
@@ -291,7 +275,7 @@ impl Runtime {
         match sandbox.write(crun, spec) {
             Ok(()) => Ok(sandbox),
             Err(error) => {
-                sandbox.close().await;
+                sandbox.remove().await;
                 Err(error)
             }
         }
@@ -304,151 +288,6 @@ pub struct Ready(Option<crun::Ready>);
 
 /// Where an attempt's work directory says which cgroup is its.
 const CGROUP_NOTE: &str = "cgroup";
-
-/// One rootless container.
-#[derive(Debug)]
-pub struct Sandbox {
-    living: Living,
-    userns: Arc<UserNamespace>,
-    disk: Option<DiskWatch>,
-    limits: Limits,
-}
-
-#[derive(Debug)]
-enum Living {
-    Crun(Box<CrunSandbox>),
-    Podman(Box<PodmanSandbox>),
-}
-
-impl Sandbox {
-    /// From here on the job ends with this process, and its bounds are watched.
-    async fn complete(&mut self, spec: &SandboxSpec) -> Result<(), SandboxError> {
-        self.userns.guard(self.cgroup().dir()).await?;
-        if spec.limits.disk.is_none() && spec.limits.disk_files.is_none() {
-            return Ok(());
-        }
-        let dirs = match &self.living {
-            Living::Crun(sandbox) => sandbox.writable(spec),
-            Living::Podman(sandbox) => sandbox.writable(spec).await,
-        };
-        match dirs {
-            Ok(dirs) => {
-                let elsewhere = match &self.living {
-                    Living::Crun(_) => None,
-                    Living::Podman(sandbox) => sandbox.user_namespace(),
-                };
-                let (userns, cgroup) = (Arc::clone(&self.userns), self.cgroup().dir().to_owned());
-                let watch = DiskWatch::begin(userns, dirs, cgroup, elsewhere, &spec.limits).await?;
-                self.disk = Some(watch);
-                Ok(())
-            }
-            Err(SandboxError::Limit { .. }) if spec.limit_policy == LimitPolicy::AllowUnlimited => {
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The watch over what the job has on disk, if it is bounded. It can be taken once.
-    pub fn take_disk_watch(&mut self) -> Option<DiskWatch> {
-        self.disk.take()
-    }
-
-    /// Waits until the helper that the job's clean-up needs has ended, which it does only when something is wrong.
-    pub fn helper_lost(&self) -> impl Future<Output = SandboxError> + 'static {
-        let userns = Arc::clone(&self.userns);
-        async move { SandboxError::Helper(userns.ended().await) }
-    }
-
-    /// Whether no process of the job is left.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.cgroup().is_empty()
-    }
-
-    /// Starts the job. Its output must be read to the end, or the job waits.
-    ///
-    /// # Errors
-    ///
-    /// When the runtime refuses, or the job turns out to be less confined than its recipe says.
-    pub async fn start(&mut self) -> Result<Logs, SandboxError> {
-        match &mut self.living {
-            Living::Crun(sandbox) => sandbox.start(),
-            Living::Podman(sandbox) => sandbox.start().await,
-        }
-    }
-
-    /// Waits for the end of the job's first process. Safe to drop and to call again.
-    ///
-    /// # Errors
-    ///
-    /// When the runtime could not make the container, or lost it.
-    pub async fn wait(&mut self) -> Result<Exit, SandboxError> {
-        match &mut self.living {
-            Living::Crun(sandbox) => sandbox.wait().await,
-            Living::Podman(sandbox) => sandbox.wait().await,
-        }
-    }
-
-    /// Asks the job's first process to end. Returns whether it can notice: the first process of a pid namespace is ended
-    /// only by signals that it handles, and by `SIGKILL`; if it has no handler, waiting for it is pointless.
-    pub async fn signal(&mut self, signal: Signal) -> bool {
-        match &mut self.living {
-            Living::Crun(sandbox) => sandbox.signal(signal),
-            Living::Podman(sandbox) => sandbox.signal(signal).await,
-        }
-    }
-
-    /// Kills everything of the job. [`Sandbox::wait`] then returns.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn kill(&mut self) -> Result<(), SandboxError> {
-        match &mut self.living {
-            Living::Crun(sandbox) => sandbox.kill(),
-            Living::Podman(sandbox) => sandbox.kill(),
-        }
-    }
-
-    /// What the job used so far, as the kernel counts it.
-    #[must_use]
-    pub fn usage(&self) -> ResourceUse {
-        self.cgroup().usage()
-    }
-
-    /// The limits that were read back from the kernel, and those that are watched.
-    #[must_use]
-    pub fn limits_in_force(&self) -> LimitsInForce {
-        let mut limits = self.cgroup().limits_in_force().clone();
-        if self.disk.is_some() {
-            (limits.disk, limits.disk_files) = (self.limits.disk, self.limits.disk_files);
-        } else if self.limits.disk.is_some() || self.limits.disk_files.is_some() {
-            limits.unlimited.push("disk".to_owned());
-        }
-        limits
-    }
-
-    /// Removes it: processes, cgroup, mounts, namespaces, network. Never stops early; safe to repeat.
-    pub async fn close(&mut self) -> Vec<Leftover> {
-        let left = match &mut self.living {
-            Living::Crun(sandbox) => sandbox.close().await,
-            Living::Podman(sandbox) => sandbox.close().await,
-        };
-        if self.is_over() {
-            // A helper that is gone guards nothing.
-            let _ = self.userns.unguard(self.cgroup().dir()).await;
-        }
-        left
-    }
-
-    fn cgroup(&self) -> &JobCgroup {
-        match &self.living {
-            Living::Crun(sandbox) => sandbox.cgroup(),
-            Living::Podman(sandbox) => sandbox.cgroup(),
-        }
-    }
-}
 
 /// What is missing for each runtime, for people who ask why none can be used.
 fn neither(crun: Vec<Missing>, podman: Missing) -> SandboxError {

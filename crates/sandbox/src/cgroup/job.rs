@@ -159,6 +159,13 @@ impl JobCgroup {
         }
     }
 
+    /// Whether it has processes, and whether they are frozen.
+    pub(crate) fn state(&self) -> (bool, bool) {
+        let events = fs::read_to_string(self.dir.join("cgroup.events")).unwrap_or_default();
+        let is = |key| usage::keyed(&events, key) == Some(1);
+        (is("populated"), is("frozen"))
+    }
+
     /// Kills what is left, proves that it is empty, and removes it. Safe to repeat.
     pub(crate) async fn remove(&self) -> Vec<Leftover> {
         let mut left = Vec::new();

@@ -16,6 +16,7 @@ use super::parent::End;
 use super::worker::{self, HostMount, Instructions};
 use super::{CrunRuntime, Ready};
 use crate::cgroup::{JobCgroup, name_of};
+use crate::contract::{Container, Doing};
 use crate::logs::Logs;
 use crate::network::DNS;
 use crate::proc::{handles, is_first};
@@ -126,13 +127,6 @@ impl CrunSandbox {
         }
         write_json(&self.bundle().join("config.json"), &config)?;
         write_json(&self.instructions(), &instructions)
-    }
-
-    /// Directories of the host that hold what the job writes.
-    pub(crate) fn writable(&self, spec: &SandboxSpec) -> Result<Vec<PathBuf>, SandboxError> {
-        let mut all = spec.writable_mounts();
-        all.push(self.overlay());
-        Ok(all)
     }
 
     fn bundle(&self) -> PathBuf {
@@ -279,12 +273,8 @@ impl CrunSandbox {
         self.cgroup.kill()
     }
 
-    pub(crate) fn cgroup(&self) -> &JobCgroup {
-        &self.cgroup
-    }
-
     /// Removes everything of the container but its work directory. Safe to repeat.
-    pub(crate) async fn close(&mut self) -> Vec<Leftover> {
+    pub(crate) async fn remove(&mut self) -> Vec<Leftover> {
         let mut left = Vec::new();
         if let Some(mut running) = self.running.take() {
             let _ = self.cgroup.kill();
@@ -303,6 +293,45 @@ impl CrunSandbox {
             }
         }
         left
+    }
+}
+
+impl Container for CrunSandbox {
+    fn start(&mut self) -> Doing<'_, Result<Logs, SandboxError>> {
+        Box::pin(async { Self::start(self) })
+    }
+
+    fn stop(&mut self, signal: Signal) -> Doing<'_, bool> {
+        Box::pin(async move { self.signal(signal) })
+    }
+
+    fn kill(&mut self) -> Result<(), SandboxError> {
+        Self::kill(self)
+    }
+
+    fn wait(&mut self) -> Doing<'_, Result<Exit, SandboxError>> {
+        Box::pin(Self::wait(self))
+    }
+
+    fn remove(&mut self) -> Doing<'_, Vec<Leftover>> {
+        Box::pin(Self::remove(self))
+    }
+
+    fn cgroup(&self) -> &JobCgroup {
+        &self.cgroup
+    }
+
+    fn writable<'a>(
+        &'a self,
+        spec: &'a SandboxSpec,
+    ) -> Doing<'a, Result<Vec<PathBuf>, SandboxError>> {
+        let mut all = spec.writable_mounts();
+        all.push(self.overlay());
+        Box::pin(std::future::ready(Ok(all)))
+    }
+
+    fn user_namespace(&self) -> Option<PathBuf> {
+        None
     }
 }
 

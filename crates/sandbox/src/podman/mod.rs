@@ -41,5 +41,5 @@ use container::{Init, PodmanContainer};
 use create::Placement;
 use info::PodmanInfo;
 pub(crate) use logs::PodmanLogs;
-pub(crate) use sandbox::{PodmanRuntime, PodmanSandbox};
+pub(crate) use sandbox::PodmanRuntime;
 use socket::socket_path;

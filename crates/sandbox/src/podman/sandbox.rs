@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use super::info::CgroupManager;
 use super::{Init, Placement, PodmanClient, PodmanContainer, PodmanInfo, socket_path};
 use crate::cgroup::JobCgroup;
+use crate::contract::{Container, Doing};
 use crate::logs::Logs;
 use crate::network::close_link_local;
 use crate::proc::{handles, is_in, parent_of};
@@ -131,7 +132,7 @@ impl PodmanRuntime {
         match sandbox.make(spec).await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
-                sandbox.close().await;
+                sandbox.remove().await;
                 // It may be because podman is not what it was.
                 let _ = fs::remove_file(&self.kept);
                 Err(error)
@@ -191,14 +192,6 @@ impl PodmanSandbox {
         Ok(all)
     }
 
-    /// The user namespace that the container's is made from.
-    pub(crate) fn user_namespace(&self) -> Option<PathBuf> {
-        match self.init {
-            Some(Init::Ready { pid }) => podmans_namespace(pid),
-            _ => None,
-        }
-    }
-
     fn container(&mut self) -> Result<&mut PodmanContainer, SandboxError> {
         self.container
             .as_mut()
@@ -226,7 +219,6 @@ impl PodmanSandbox {
         self.container()?.wait().await
     }
 
-    /// See [`crate::Sandbox::signal`].
     pub(crate) async fn signal(&mut self, signal: Signal) -> bool {
         let Some(Init::Ready { pid }) = self.init else {
             return false;
@@ -256,10 +248,6 @@ impl PodmanSandbox {
             }
             _ => self.cgroup.kill(),
         }
-    }
-
-    pub(crate) const fn cgroup(&self) -> &JobCgroup {
-        &self.cgroup
     }
 
     /// Podman's own clean-up of a container that has just ended works at the same time, and one can be in the other's way;
@@ -293,7 +281,7 @@ impl PodmanSandbox {
     }
 
     /// Removes everything of the container. Safe to repeat.
-    pub(crate) async fn close(&mut self) -> Vec<Leftover> {
+    pub(crate) async fn remove(&mut self) -> Vec<Leftover> {
         let mut left = Vec::new();
         if let Some(Init::Ready { pid }) = self.init.take()
             && is_in(pid, self.cgroup.dir())
@@ -305,6 +293,46 @@ impl PodmanSandbox {
         }
         left.extend(self.cgroup.remove().await);
         left
+    }
+}
+
+impl Container for PodmanSandbox {
+    fn start(&mut self) -> Doing<'_, Result<Logs, SandboxError>> {
+        Box::pin(Self::start(self))
+    }
+
+    fn stop(&mut self, signal: Signal) -> Doing<'_, bool> {
+        Box::pin(Self::signal(self, signal))
+    }
+
+    fn kill(&mut self) -> Result<(), SandboxError> {
+        Self::kill(self)
+    }
+
+    fn wait(&mut self) -> Doing<'_, Result<Exit, SandboxError>> {
+        Box::pin(Self::wait(self))
+    }
+
+    fn remove(&mut self) -> Doing<'_, Vec<Leftover>> {
+        Box::pin(Self::remove(self))
+    }
+
+    fn cgroup(&self) -> &JobCgroup {
+        &self.cgroup
+    }
+
+    fn writable<'a>(
+        &'a self,
+        spec: &'a SandboxSpec,
+    ) -> Doing<'a, Result<Vec<PathBuf>, SandboxError>> {
+        Box::pin(Self::writable(self, spec))
+    }
+
+    fn user_namespace(&self) -> Option<PathBuf> {
+        match self.init {
+            Some(Init::Ready { pid }) => podmans_namespace(pid),
+            _ => None,
+        }
     }
 }
 
