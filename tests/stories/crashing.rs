@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bryo_stories::{World, wait_until};
+use bryo_stories::{Runtime, World, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -124,6 +124,44 @@ stories! {
             }
         }
         world.build("succeeds", &[]).ended(0, "succeeded");
+    }
+
+    fn a_podman_that_hangs_holds_nobody_up(world) {
+        if world.runtime() != Runtime::Podman {
+            return;
+        }
+        let mut going = world.start_build("never-ends", &[]);
+        going.until("started");
+        let service = Command::new("pgrep").args(["--full", "podman.* system service"]).output().unwrap();
+        let services: Vec<i32> = String::from_utf8_lossy(&service.stdout).lines().map(|pid| pid.parse().unwrap()).collect();
+        assert!(!services.is_empty());
+        let signal_all = |signal| services.iter().for_each(|pid| kill(Pid::from_raw(*pid), signal).unwrap());
+        signal_all(Signal::SIGSTOP);
+        going.signal(Signal::SIGINT);
+        let told = going.end_whatever_is_left();
+        signal_all(Signal::SIGCONT);
+        // The job is dead and the verdict is right; what only podman can remove is named, and the next attempt removes it.
+        let report = told.report();
+        assert_eq!((told.code, &report["verdict"]), (130, &"cancelled".into()), "{}", told.err());
+        assert!(report["leftovers"].to_string().contains("container"), "{report:#}");
+        assert!(world.processes_left().iter().all(|process| !process.contains("sleep")));
+        let told = world.build("succeeds", &[]);
+        told.ended(0, "succeeded");
+    }
+
+    fn a_podman_that_never_answers_is_told(world) {
+        if world.runtime() != Runtime::Podman {
+            return;
+        }
+        let socket = world.path().join("silent.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let repository = world.repository("succeeds");
+        let mut command = command(world, repository.path().to_str().unwrap());
+        command.env("CONTAINER_HOST", format!("unix://{}", socket.display())).stderr(Stdio::piped());
+        let out = command.output().unwrap();
+        assert_eq!(out.status.code(), Some(3));
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(said.contains("podman") && said.contains("within 10 s"), "{said}");
     }
 
     fn nobody_reads(world) {

@@ -270,7 +270,16 @@ impl<'a> Going<'a> {
 
     /// Waits for its end, and looks around.
     #[track_caller]
-    pub fn end(mut self) -> Told {
+    pub fn end(self) -> Told {
+        let world = self.world;
+        let told = self.end_whatever_is_left();
+        world.nothing_is_left();
+        told
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn end_whatever_is_left(mut self) -> Told {
         let mut stdout = Vec::new();
         let mut open = true;
         while open {
@@ -282,7 +291,6 @@ impl<'a> Going<'a> {
             open = drain(&self.stderr, &mut self.seen) | drain(&self.stdout, &mut stdout);
         }
         let status = self.child.wait().unwrap();
-        self.world.nothing_is_left();
         Told {
             code: status.code().unwrap_or(-1),
             stdout,

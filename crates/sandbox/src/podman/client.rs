@@ -23,7 +23,7 @@ const CREATING: Duration = Duration::from_secs(60);
 const PING: Duration = Duration::from_secs(10);
 
 /// Removing a container that runs kills it first.
-const REMOVING: Duration = Duration::from_secs(30);
+const REMOVING: Duration = Duration::from_secs(15);
 
 /// One service, reached by one socket. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -40,6 +40,7 @@ impl PodmanClient {
     /// When nobody or somebody else listens there, or the service cannot run jobs (see [`PodmanInfo`]).
     pub(crate) async fn connect(socket: &Path) -> Result<Self, SandboxError> {
         owned_by_us(socket).await?;
+        ping(socket).await?;
         let info = ask(socket).await?;
         Ok(Self {
             socket: socket.to_owned(),
@@ -57,8 +58,7 @@ impl PodmanClient {
         known: PodmanInfo,
     ) -> Result<Self, SandboxError> {
         owned_by_us(socket).await?;
-        let answer = Call::get("/_ping").within(PING).send(socket).await;
-        let answer = answer.map_err(|e| e.during("reach the service"))?;
+        let answer = ping(socket).await?;
         let version = answer.headers.get("libpod-api-version");
         let same = version.is_some_and(|v| v.as_bytes() == known.version.as_bytes());
         let info = if same { known } else { ask(socket).await? };
@@ -211,6 +211,11 @@ fn removed(answer: &Answer) -> Result<(), String> {
         Some(error) => Err(format!("could not remove the container: {error}")),
         None => Ok(()),
     }
+}
+
+async fn ping(socket: &Path) -> Result<Answer, SandboxError> {
+    let answer = Call::get("/_ping").within(PING).send(socket).await;
+    answer.map_err(|e| e.during("reach the service"))
 }
 
 async fn ask(socket: &Path) -> Result<PodmanInfo, SandboxError> {

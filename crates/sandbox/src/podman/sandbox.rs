@@ -3,7 +3,7 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bryo_model::NetworkMode;
 use nix::errno::Errno;
@@ -23,6 +23,9 @@ use crate::{Delegation, Exit, Leftover, Missing, SandboxError, SandboxSpec};
 /// How often podman is asked to remove a container, and how far apart.
 const REMOVALS: u32 = 10;
 const REMOVE_AGAIN: Duration = Duration::from_millis(200);
+
+/// How long it is tried again: a service that hangs is not asked ten times.
+const REMOVING: Duration = Duration::from_secs(10);
 
 /// What the podman runtime needs of the host.
 #[derive(Clone, Debug)]
@@ -254,6 +257,7 @@ impl PodmanSandbox {
     /// so what podman says is looked at, and it is asked again.
     async fn remove_container(&mut self) -> Result<(), SandboxError> {
         let mut tries = 0;
+        let since = Instant::now();
         loop {
             tries += 1;
             let removed = match self.container.as_mut() {
@@ -265,14 +269,15 @@ impl PodmanSandbox {
                 Ok(()) => !self.client.container_exists(&self.name).await?,
                 Err(_) => false,
             };
+            let last = tries == REMOVALS || since.elapsed() > REMOVING;
             match removed {
                 Ok(()) if gone => break,
-                Ok(()) if tries == REMOVALS => {
+                Ok(()) if last => {
                     return Err(SandboxError::Podman(
                         "it says that the container is removed, and still has it".to_owned(),
                     ));
                 }
-                Err(error) if tries == REMOVALS => return Err(error),
+                Err(error) if last => return Err(error),
                 _ => tokio::time::sleep(REMOVE_AGAIN).await,
             }
         }
