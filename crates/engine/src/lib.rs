@@ -15,6 +15,7 @@ mod container;
 mod control;
 mod events;
 mod inputs;
+mod logs;
 mod publish;
 mod record;
 mod run;

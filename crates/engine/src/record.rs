@@ -88,8 +88,13 @@ impl Record {
     }
 }
 
-/// The bounds that the engine itself keeps; those that the kernel keeps are added when they were read back.
-pub(crate) fn of_the_engine(limits: &Limits) -> LimitsInForce {
+/// The bounds that the engine itself keeps.
+fn of_the_engine(limits: &Limits) -> LimitsInForce {
+    with_the_engines(LimitsInForce::default(), limits)
+}
+
+/// The bounds of the sandbox, and those that the engine itself keeps.
+pub(crate) fn with_the_engines(sandbox: LimitsInForce, limits: &Limits) -> LimitsInForce {
     LimitsInForce {
         log: limits.log,
         timeout_s: limits.timeout.as_secs_f64(),
@@ -98,7 +103,7 @@ pub(crate) fn of_the_engine(limits: &Limits) -> LimitsInForce {
             .filter_map(|stage| Some((stage, limits.of_stage(stage)?.as_secs_f64())))
             .collect(),
         silence_s: limits.silence.map(|d| d.as_secs_f64()),
-        ..LimitsInForce::default()
+        ..sandbox
     }
 }
 

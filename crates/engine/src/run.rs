@@ -1,7 +1,7 @@
 //! The third stage: the job runs, and its end is judged.
 
 use bryo_image::Image;
-use bryo_model::{LimitsInForce, ResourceUse, StopSignal};
+use bryo_model::StopSignal;
 use bryo_sandbox::{Exit, SandboxError};
 use bryo_source::Checkout;
 use nix::sys::signal::Signal;
@@ -10,6 +10,8 @@ use crate::attempt::Attempt;
 use crate::cause::{Cause, Facts, end_of};
 use crate::container::{Parts, recipe};
 use crate::inputs::ReadyToRun;
+use crate::logs::JobLog;
+use crate::record::with_the_engines;
 use crate::setup::network;
 use crate::supervise::{Bounds, Ended, supervise};
 use crate::work::Work;
@@ -46,9 +48,7 @@ impl Attempt<'_> {
             .create(&spec, setup.ready)
             .await
             .map_err(Cause::Sandbox)?;
-        self.record.limits = LimitsInForce {
-            ..sandbox.limits_in_force()
-        };
+        self.record.limits = with_the_engines(sandbox.limits_in_force(), &self.job.limits);
         if !self.record.limits.unlimited.is_empty() {
             let what = self.record.limits.unlimited.join(", ");
             self.events
@@ -57,6 +57,7 @@ impl Attempt<'_> {
                 ))
                 .await;
         }
+        let mut log = JobLog::new(self.events.clone(), self.job.limits.log);
         let ended = match sandbox.start().await {
             Ok(logs) => {
                 let bounds = Bounds {
@@ -66,24 +67,29 @@ impl Attempt<'_> {
                     stop_signal: self.stop_signal(image),
                 };
                 let trouble = std::future::pending();
-                let ended = supervise(
-                    &mut sandbox,
-                    logs,
-                    bounds,
-                    self.control,
-                    &self.events,
-                    trouble,
-                )
-                .await;
-                self.record.resources = ResourceUse {
-                    log_bytes: ended.log_bytes,
-                    ..sandbox.usage()
-                };
+                let ended =
+                    supervise(&mut sandbox, logs, bounds, self.control, &mut log, trouble).await;
+                self.record.resources = sandbox.usage();
                 Ok(ended)
             }
             Err(error) => Err(error),
         };
         let left = sandbox.close().await;
+        // Nobody is kept from stopping an attempt whose job has ended by a listener that does not read.
+        let patience = async {
+            if !matches!(
+                &ended,
+                Ok(Ended {
+                    stopped: Some(_),
+                    ..
+                })
+            ) {
+                let _ = self.guarded(std::future::pending::<()>()).await;
+            }
+        };
+        log.end(patience).await;
+        self.record.resources.log_bytes = log.written();
+        self.record.resources.log_bytes_left_out = log.left_out();
         self.record
             .leftovers
             .extend(left.iter().map(ToString::to_string));
