@@ -14,6 +14,9 @@ mod cause;
 mod container;
 mod control;
 mod events;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod inputs;
 mod logs;
 mod publish;

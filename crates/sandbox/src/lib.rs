@@ -10,6 +10,9 @@
 mod cgroup;
 mod crun;
 mod error;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod host;
 mod logs;
 mod network;

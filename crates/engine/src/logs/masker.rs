@@ -45,8 +45,8 @@ impl Masker {
     }
 
     /// Bytes that came in and did not go out yet.
-    pub(crate) fn held(&self) -> usize {
-        self.held.len()
+    pub(crate) fn held(&self) -> &[u8] {
+        &self.held
     }
 
     /// How many bytes less went out than came in, for masks; negative when masks are longer than what they hide.
@@ -144,10 +144,13 @@ mod tests {
     fn only_what_may_become_a_match_is_held_back() {
         let mut masker = Masker::new(&secrets(&["secret"]));
         assert_eq!(masker.push(b"no se".to_vec()), b"no ");
-        assert_eq!(masker.held(), 2);
+        assert_eq!(masker.held(), b"se");
         assert_eq!(masker.push(b"crets".to_vec()), b"***");
-        assert_eq!((masker.held(), masker.shrunk()), (1, 3));
+        assert_eq!((masker.held(), masker.shrunk()), (&b"s"[..], 3));
         assert_eq!(masker.finish(), b"s");
+        // What is a match already, and cannot grow, is settled.
+        let mut two = Masker::new(&secrets(&["abcd", "wxyzw"]));
+        assert_eq!(two.push(b"abcd".to_vec()), b"***");
         let mut plain = Masker::new(&Secrets::default());
         assert_eq!(plain.push(b"s".to_vec()), b"s");
     }

@@ -119,7 +119,7 @@ impl JobLog {
 
     async fn tell_rest(&mut self) {
         for stream in [LogStream::Stdout, LogStream::Stderr] {
-            if self.masker(stream).held() == 0 {
+            if self.masker(stream).held().is_empty() {
                 continue;
             }
             let room = self.events.room().await;

@@ -14,7 +14,7 @@
 mod delegation;
 mod job;
 mod systemd;
-mod usage;
+pub(crate) mod usage;
 
 pub use delegation::Delegation;
 pub(crate) use job::JobCgroup;
