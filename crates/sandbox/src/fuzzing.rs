@@ -85,7 +85,8 @@ pub fn seccomp_lowering(data: &[u8]) {
     let Ok(filter) = seccomp::lower(data, host) else {
         return;
     };
-    let profile: Value = serde_json::from_slice(data).unwrap_or_default();
+    // What is no text can only stand in a field of the profile itself that nobody reads.
+    let profile: Value = serde_json::from_str(&String::from_utf8_lossy(data)).unwrap_or_default();
     let groups = profile["syscalls"].as_array().cloned().unwrap_or_default();
     let known = [
         "names", "action", "args", "comment", "includes", "excludes", "errnoRet", "errno",
