@@ -29,6 +29,9 @@ lint:             ## formatting and clippy
 audit:            ## licences, bans, sources, and advisories where their database can be reached
 	@scripts/audit.sh
 
+fuzz:             ## parsers and the masker with invented inputs, each target for SECONDS=60; needs nightly Rust
+	@scripts/fuzz.sh $(or $(SECONDS),60)
+
 docs:             ## the documentation of the working tree: site/
 	@scripts/docs.sh
 
@@ -41,4 +44,4 @@ clean:            ## removes what the other targets made here
 	$(CARGO) clean
 	rm -rf site images/*.tar images/*.tar.key images/.lock
 
-.PHONY: help build demo test test-vm bench lint audit docs install clean
+.PHONY: help build demo test test-vm bench lint audit fuzz docs install clean

@@ -21,6 +21,8 @@ mod crashing;
 mod ends;
 /// Where a job comes from and what it runs in.
 mod inputs;
+/// What of a job's output is shown.
+mod logs;
 /// What a job prints.
 mod output;
 /// What a job leaves, and what is published of it.

@@ -197,6 +197,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
+    /// Write the time (UTC) before each line of the job's output
+    #[arg(long)]
+    pub(crate) timestamps: bool,
+
     /// Where mirrors, checkouts and images are kept [default: $XDG_CACHE_HOME/bryo]
     #[arg(long, value_name = "DIR", env = "BRYO_CACHE_DIR")]
     pub(crate) cache_dir: Option<PathBuf>,

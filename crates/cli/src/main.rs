@@ -15,6 +15,8 @@ mod roles;
 mod run;
 /// Ctrl-C and SIGTERM.
 mod signals;
+/// Times before the lines of a job's output.
+mod stamps;
 /// What people see.
 mod terminal;
 

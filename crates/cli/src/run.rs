@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::args::RunArgs;
 use crate::exit_code::Exit;
+use crate::terminal::Screen;
 use crate::{directories, signals, terminal};
 
 /// Events in flight between the engine and the screen: pieces of output of at most 64 KiB each.
@@ -28,9 +29,12 @@ const STRAGGLERS: Duration = Duration::from_millis(200);
 /// How long a screen that takes nothing may hold up the end of an attempt that was stopped.
 const STUCK_SCREEN: Duration = Duration::from_secs(2);
 
+/// A shorter secret could not be hidden: it is in too many innocent words.
+const SHORTEST_SECRET: usize = 4;
+
 /// Runs the job and says how the program ends.
 pub(crate) fn main(args: RunArgs) -> Exit {
-    let json = args.json;
+    let (json, timestamps) = (args.json, args.timestamps);
     let (job, target, settings) = match prepare(args) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -38,7 +42,7 @@ pub(crate) fn main(args: RunArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    let (verdict, report) = match attempt(&job, target, settings, json) {
+    let (verdict, report) = match attempt(&job, target, settings, Screen::new(json, timestamps)) {
         Ok(ended) => ended,
         Err(error) => {
             terminal::complain(&format!("{error:#}"));
@@ -57,7 +61,7 @@ fn attempt(
     job: &JobSpec,
     target: Target,
     settings: Settings,
-    json: bool,
+    screen: Screen,
 ) -> Result<(Verdict, Report)> {
     // One thread is enough for one job, and costs the least to start; what blocks has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -65,7 +69,7 @@ fn attempt(
         .build()
         .context("could not start")?;
     let (sender, receiver) = mpsc::channel(EVENTS);
-    let screen = std::thread::spawn(move || terminal::show(receiver, json));
+    let screen = std::thread::spawn(move || screen.show(receiver));
     let ended = runtime.block_on(async {
         let control = Control::new();
         signals::listen(&control).context("could not listen for signals")?;
@@ -232,6 +236,12 @@ fn secret(text: &str, here: &Path) -> Result<EnvVar> {
             format!("--secret {name}: there is no such variable in the environment")
         })?,
     };
+    let pieces = value.lines().map(str::trim);
+    if pieces.map(str::len).max().unwrap_or(0) < SHORTEST_SECRET {
+        anyhow::bail!(
+            "--secret {name}: its value has no line of at least {SHORTEST_SECRET} bytes; hiding it would hide half of the job's output, so take a longer one"
+        );
+    }
     EnvVar::new(name, &value).with_context(|| format!("--secret {name}"))
 }
 

@@ -11,25 +11,11 @@ use bryo_model::{Amount, Event, LogStream, Notice, Report, Stage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::mpsc;
 
-/// Shows events until the stream ends. Runs on a thread of its own: a terminal that is slow, or stopped with Ctrl-S,
-/// makes the attempt wait, never lose.
-pub(crate) fn show(mut events: mpsc::Receiver<Event>, json: bool) {
-    let mut screen = Screen {
-        json,
-        bar: None,
-        stage: None,
-        colour: io::stderr().is_terminal(),
-        open_line: false,
-        spoken: false,
-    };
-    while let Some(event) = events.blocking_recv() {
-        screen.show(event);
-    }
-    screen.drop_bar();
-    screen.end_line();
-}
+use crate::stamps::Stamps;
 
-struct Screen {
+/// What shows the events of an attempt.
+#[derive(Debug)]
+pub(crate) struct Screen {
     json: bool,
     bar: Option<ProgressBar>,
     stage: Option<Stage>,
@@ -38,13 +24,40 @@ struct Screen {
     open_line: bool,
     /// The job has written since the last line of ours.
     spoken: bool,
+    /// If lines of the job have times.
+    stamps: Option<Stamps>,
 }
 
 /// Ends a string sequence, resets colours, shows the cursor (ECMA-48).
 const AFTER_THE_JOB: &str = "\x1b\\\x1b[0m\x1b[?25h";
 
 impl Screen {
-    fn show(&mut self, event: Event) {
+    /// With `json`, standard output is the report's alone; with `timestamps`, lines of the job begin with their time.
+    pub(crate) fn new(json: bool, timestamps: bool) -> Self {
+        let colour = io::stderr().is_terminal();
+        let shared = json || (colour && io::stdout().is_terminal());
+        Self {
+            json,
+            bar: None,
+            stage: None,
+            colour,
+            open_line: false,
+            spoken: false,
+            stamps: timestamps.then(|| Stamps::new(shared)),
+        }
+    }
+
+    /// Shows events until the stream ends. Runs on a thread of its own: a terminal that is slow, or stopped with Ctrl-S,
+    /// makes the attempt wait, never lose.
+    pub(crate) fn show(mut self, mut events: mpsc::Receiver<Event>) {
+        while let Some(event) = events.blocking_recv() {
+            self.event(event);
+        }
+        self.drop_bar();
+        self.end_line();
+    }
+
+    fn event(&mut self, event: Event) {
         match event {
             Event::StageBegan(stage) => {
                 self.stage = Some(stage);
@@ -69,7 +82,13 @@ impl Screen {
                     printable(&summary)
                 ));
             }
-            Event::Log(piece) => self.log(piece.stream, &piece.bytes),
+            Event::Log(piece) => match &mut self.stamps {
+                Some(stamps) => {
+                    let stamped = stamps.stamp(piece.at, piece.stream, &piece.bytes);
+                    self.log(piece.stream, &stamped);
+                }
+                None => self.log(piece.stream, &piece.bytes),
+            },
             Event::Notice(Notice(text)) => self.line(&format!("note     {}", printable(&text))),
         }
     }
@@ -104,6 +123,9 @@ impl Screen {
         if self.open_line {
             self.open_line = false;
             let _ = writeln!(io::stderr());
+            if let Some(stamps) = &mut self.stamps {
+                stamps.interrupted();
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use crate::cause::{Cause, verdict};
 use crate::control::Control;
 use crate::engine::Engine;
 use crate::events::Events;
+use crate::logs::Secrets;
 use crate::record::Record;
 use crate::settings::Settings;
 use crate::setup::{Setup, set_up};
@@ -36,12 +37,13 @@ pub async fn run_attempt(
         limits,
         ..job.clone()
     };
+    let secrets = Secrets::of(&job.secrets);
     let mut attempt = Attempt {
         job,
         engine,
         settings,
         control,
-        events: Events::new(events),
+        events: Events::new(events, secrets.clone().unwrap_or_default()),
         record: Record::new(&job.limits),
         deadline: Instant::now() + job.limits.timeout,
         stage_deadline: None,
@@ -53,11 +55,18 @@ pub async fn run_attempt(
         let text = format!("lowered to what this host allows at most: {what}");
         attempt.events.notice(text).await;
     }
-    let outcome = Box::pin(attempt.run(target)).await;
+    let outcome = match secrets {
+        Ok(_) => Box::pin(attempt.run(target)).await,
+        Err(error) => Err(Cause::Secrets(error)),
+    };
     let verdict = match &outcome {
         Ok(()) => Verdict::Succeeded,
         Err(cause) => verdict(cause),
     };
+    let mask = |text: &str| attempt.events.secrets().mask(text);
+    let verdict = verdict.map_text(mask);
+    let leftovers = attempt.record.leftovers.iter().map(|left| mask(left));
+    attempt.record.leftovers = leftovers.collect();
     let summary = verdict.reason().unwrap_or_default();
     attempt.record.end(&attempt.events, summary).await;
     let report = attempt.record.into_report(job.id, &verdict);

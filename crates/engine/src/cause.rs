@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use aho_corasick::BuildError;
 use bryo_depot::DepotError;
 use bryo_image::{Fault, ImageError};
 use bryo_model::{Failure, OutOfMemory, ResourceLimit, ResourceUse, Stage, TimeLimit, Verdict};
@@ -39,6 +40,8 @@ pub(crate) enum Cause {
     Depot(DepotError),
     /// Our own work directory failed us.
     Work(std::io::Error, String),
+    /// The secrets cannot be looked for in what the job writes.
+    Secrets(BuildError),
     /// A task of ours ended without an answer.
     Task(String),
 }
@@ -122,6 +125,9 @@ pub(crate) fn verdict(cause: &Cause) -> Verdict {
         Cause::Sandbox(error) => Verdict::Infrastructure(chain(error)),
         Cause::Depot(error) => of_depot(error),
         Cause::Work(error, what) => Verdict::Infrastructure(of_work(error, what)),
+        Cause::Secrets(error) => Verdict::Infrastructure(format!(
+            "the secrets are too large to be masked in the output ({error}); give fewer or shorter ones"
+        )),
         Cause::Task(what) => Verdict::Infrastructure(format!("{what} ended without an answer")),
     }
 }

@@ -15,8 +15,12 @@ mod container;
 mod control;
 mod engine;
 mod events;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod hosts;
 mod inputs;
+mod logs;
 mod publish;
 mod record;
 mod run;

@@ -1,7 +1,7 @@
 //! The third stage: the job runs, and its end is judged.
 
 use bryo_image::Image;
-use bryo_model::{ResourceUse, RuntimeKind, StopSignal};
+use bryo_model::{RuntimeKind, StopSignal};
 use bryo_sandbox::{DiskWatch, Exit, Logs, Ready, Runtime, Sandbox, SandboxError, SandboxSpec};
 use bryo_source::Checkout;
 use nix::sys::signal::Signal;
@@ -10,6 +10,7 @@ use crate::attempt::Attempt;
 use crate::cause::{Cause, Facts, end_of};
 use crate::container::{Parts, recipe};
 use crate::inputs::ReadyToRun;
+use crate::logs::JobLog;
 use crate::record::with_the_engines;
 use crate::setup::network;
 use crate::supervise::{Bounds, Ended, supervise};
@@ -52,12 +53,23 @@ impl Attempt<'_> {
                 ))
                 .await;
         }
+        let mut log = JobLog::new(self.events.clone(), self.job.limits.log);
         let ended = match self.guarded(sandbox.start()).await {
-            Ok(Ok(logs)) => Ok(self.watch_over(&mut sandbox, logs, image).await),
+            Ok(Ok(logs)) => Ok(self.watch_over(&mut sandbox, logs, &mut log, image).await),
             Ok(Err(error)) => Err(Cause::Sandbox(error)),
             Err(stopped) => Err(stopped),
         };
         let left = sandbox.close().await;
+        // Nobody is kept from stopping an attempt whose job has ended by a listener that does not read.
+        let ended_by_itself = matches!(&ended, Ok(ended) if ended.stopped.is_none());
+        let patience = async {
+            if ended_by_itself {
+                let _ = self.guarded(std::future::pending::<()>()).await;
+            }
+        };
+        log.end(patience).await;
+        self.record.resources.log_bytes = log.written();
+        self.record.resources.log_bytes_left_out = log.left_out();
         self.record
             .leftovers
             .extend(left.iter().map(ToString::to_string));
@@ -94,7 +106,13 @@ impl Attempt<'_> {
     }
 
     /// From the job's first instruction to its end, with everything that bounds it.
-    async fn watch_over(&mut self, sandbox: &mut Sandbox, logs: Logs, image: &Image) -> Ended {
+    async fn watch_over(
+        &mut self,
+        sandbox: &mut Sandbox,
+        logs: Logs,
+        log: &mut JobLog,
+        image: &Image,
+    ) -> Ended {
         let bounds = Bounds {
             deadline: self.next_deadline(),
             silence: self.job.limits.silence,
@@ -104,12 +122,8 @@ impl Attempt<'_> {
         let mut disk = sandbox.take_disk_watch();
         let lost = sandbox.helper_lost();
         let trouble = trouble(disk.as_mut(), lost);
-        let (control, events) = (self.control, &self.events);
-        let mut ended = supervise(sandbox, logs, bounds, control, events, trouble).await;
-        self.record.resources = ResourceUse {
-            log_bytes: ended.log_bytes,
-            ..sandbox.usage()
-        };
+        let mut ended = supervise(sandbox, logs, bounds, self.control, log, trouble).await;
+        self.record.resources = sandbox.usage();
         if let Some(disk) = &mut disk {
             self.last_look(disk, &mut ended).await;
         }

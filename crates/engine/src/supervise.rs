@@ -1,22 +1,19 @@
 //! Watching a job that runs: its output, its bounds, and the caller's hand.
 
 use std::pin::pin;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bryo_model::{Event, LogPiece, Stage, TimeLimit};
+use bryo_model::{Stage, TimeLimit};
 use bryo_sandbox::{Exit, Logs, Sandbox, SandboxError};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cause::Cause;
 use crate::control::Control;
-use crate::events::Events;
+use crate::logs::{JobLog, LAST_WORDS, Taken};
 
 /// After a kill the kernel ends everything at once; what is there after this is held by the kernel itself.
 const DYING: Duration = Duration::from_secs(10);
-
-/// How long a consumer may take for what a killed job had written.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Bounds on the run stage.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +31,6 @@ pub(crate) struct Ended {
     pub(crate) result: Result<Exit, SandboxError>,
     /// Our own record of having stopped it, and why. It outranks the exit code, which is then of our making.
     pub(crate) stopped: Option<Cause>,
-    pub(crate) log_bytes: u64,
 }
 
 /// How far the job's end has come. Each phase has a time at which the next one begins.
@@ -49,14 +45,10 @@ enum Phase {
 
 /// What made the supervisor look up.
 enum Wake {
-    /// A piece of output was passed on.
-    Piece,
-    /// Both streams have ended.
-    Silent,
+    /// Something came of the job's output.
+    Output(Taken),
     /// The job has ended.
     Ended(Result<Exit, SandboxError>),
-    /// The output broke.
-    Broken(SandboxError),
     /// The caller asked for its end.
     Cancelled,
     /// The caller asked for its end at once.
@@ -73,13 +65,12 @@ pub(crate) async fn supervise(
     mut logs: Logs,
     bounds: Bounds,
     control: &Control,
-    events: &Events,
+    log: &mut JobLog,
     trouble: impl Future<Output = Cause>,
 ) -> Ended {
     let mut trouble = pin!(trouble);
     let mut phase = Phase::Running;
     let mut stopped = None;
-    let mut log_bytes = 0;
     let mut heard = Instant::now();
     let mut closed = false;
     let result = loop {
@@ -89,7 +80,7 @@ pub(crate) async fn supervise(
             Phase::Killed(until) => (until, false, true),
         };
         let wake = tokio::select! {
-            wake = pass_on(&mut logs, &mut log_bytes, events), if !closed => wake,
+            taken = log.next(&mut logs), if !closed => Wake::Output(taken),
             // A job may close its output and go on; it is bounded all the same.
             exit = sandbox.wait(), if closed => Wake::Ended(exit),
             () = control.cancelled(), if running => Wake::Cancelled,
@@ -99,21 +90,21 @@ pub(crate) async fn supervise(
         };
         let by_force = matches!(wake, Wake::Kill | Wake::Over(_));
         let cause = match wake {
-            Wake::Piece => {
+            Wake::Output(Taken::Piece) => {
                 heard = Instant::now();
                 continue;
             }
-            Wake::Silent => {
+            Wake::Output(Taken::Silent) => {
                 closed = true;
                 continue;
             }
             Wake::Ended(exit) => break exit,
-            Wake::Broken(error) => break Err(error),
+            Wake::Output(Taken::Broken(error)) => break Err(error),
             Wake::Cancelled => Some(Cause::Cancelled(Stage::Run)),
             Wake::Kill if running => Some(Cause::Cancelled(Stage::Run)),
             Wake::Late if running => {
                 let (_, limit) = bounds.late_at(heard);
-                if limit == TimeLimit::Silence && events.is_full() {
+                if limit == TimeLimit::Silence && log.is_held_up() {
                     // It is the consumer that keeps silent: what the job wrote waits for room.
                     heard = Instant::now();
                     continue;
@@ -138,19 +129,10 @@ pub(crate) async fn supervise(
         };
     };
     if matches!(phase, Phase::Killed(_)) {
-        let last_words = async {
-            while matches!(
-                pass_on(&mut logs, &mut log_bytes, events).await,
-                Wake::Piece
-            ) {}
-        };
+        let last_words = async { while matches!(log.next(&mut logs).await, Taken::Piece) {} };
         let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
     }
-    Ended {
-        result,
-        stopped,
-        log_bytes,
-    }
+    Ended { result, stopped }
 }
 
 impl Bounds {
@@ -160,22 +142,5 @@ impl Bounds {
             Some(silent) if silent < self.deadline.0 => (silent, TimeLimit::Silence),
             _ => self.deadline,
         }
-    }
-}
-
-async fn pass_on(logs: &mut Logs, log_bytes: &mut u64, events: &Events) -> Wake {
-    let room = events.room().await;
-    match logs.next().await {
-        Some(Ok(piece)) => {
-            *log_bytes += piece.bytes.len() as u64;
-            room.fill(Event::Log(LogPiece {
-                at: SystemTime::now(),
-                stream: piece.stream,
-                bytes: piece.bytes,
-            }));
-            Wake::Piece
-        }
-        Some(Err(error)) => Wake::Broken(error),
-        None => Wake::Silent,
     }
 }

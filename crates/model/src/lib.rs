@@ -11,6 +11,9 @@
 
 mod ceiling;
 mod event;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod id;
 mod image_ref;
 mod job;

@@ -122,6 +122,28 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The same verdict with another text, where it has one that is not Bryo's alone.
+    #[must_use]
+    pub fn map_text(self, change: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::Failed(failure) => Self::Failed(match failure {
+                Failure::NotStarted(why) => Failure::NotStarted(change(&why)),
+                Failure::SourceMissing(why) => Failure::SourceMissing(change(&why)),
+                Failure::RefMissing(why) => Failure::RefMissing(change(&why)),
+                Failure::ImageMissing(why) => Failure::ImageMissing(change(&why)),
+                Failure::ImageUnusable(why) => Failure::ImageUnusable(change(&why)),
+                Failure::OutputUnusable(why) => Failure::OutputUnusable(change(&why)),
+                other @ (Failure::ExitCode(_) | Failure::Signal(_) | Failure::OutputEmpty) => other,
+            }),
+            Self::Infrastructure(why) => Self::Infrastructure(change(&why)),
+            other @ (Self::Succeeded
+            | Self::TimedOut(..)
+            | Self::OutOfMemory(_)
+            | Self::LimitReached(_)
+            | Self::Cancelled(_)) => other,
+        }
+    }
+
     /// The word for machines, as it stands in the report.
     #[must_use]
     pub const fn word(&self) -> &'static str {

@@ -12,6 +12,9 @@ mod contract;
 mod crun;
 mod disk;
 mod error;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod host;
 mod logs;
 mod network;

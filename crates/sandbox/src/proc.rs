@@ -19,7 +19,7 @@ pub(crate) fn is_first(pid: i32) -> bool {
 }
 
 /// The last number of `NSpid`: the process's own in the innermost namespace.
-fn innermost(status: &str) -> Option<i32> {
+pub(crate) fn innermost(status: &str) -> Option<i32> {
     field(status, "NSpid:")?
         .split_whitespace()
         .next_back()?
@@ -53,7 +53,7 @@ fn status(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
 }
 
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status
         .lines()
         .find_map(|line| line.strip_prefix(name))
@@ -61,7 +61,7 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// `SigCgt` of proc_pid_status(5): bit n - 1 for signal n.
-fn caught(status: &str, signal: Signal) -> bool {
+pub(crate) fn caught(status: &str, signal: Signal) -> bool {
     field(status, "SigCgt:")
         .and_then(|mask| u64::from_str_radix(mask, 16).ok())
         .is_some_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)

@@ -51,11 +51,11 @@ pub(crate) fn load(path: &Path) -> Result<LinuxSeccomp, SandboxError> {
 }
 
 #[derive(Clone, Copy)]
-struct Host {
+pub(crate) struct Host {
     /// Go's name of the architecture, as profiles use it.
-    arch: &'static str,
+    pub(crate) arch: &'static str,
     /// Major and minor version.
-    kernel: (u32, u32),
+    pub(crate) kernel: (u32, u32),
 }
 
 #[derive(Deserialize)]
@@ -76,12 +76,17 @@ struct ArchMap {
     sub_architectures: Option<Vec<Arch>>,
 }
 
+/// A field that is not known may be a condition: a group that has one cannot be decided.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Group {
     names: Vec<String>,
     action: LinuxSeccompAction,
     errno_ret: Option<u32>,
+    #[serde(rename = "errno")]
+    _errno_name: Option<String>,
+    #[serde(rename = "comment")]
+    _comment: Option<String>,
     #[serde(default)]
     args: Option<Vec<LinuxSeccompArg>>,
     #[serde(default)]
@@ -100,7 +105,7 @@ struct Condition {
     min_kernel: Option<String>,
 }
 
-fn lower(profile: &[u8], host: Host) -> Result<LinuxSeccomp, String> {
+pub(crate) fn lower(profile: &[u8], host: Host) -> Result<LinuxSeccomp, String> {
     let profile: Profile = serde_json::from_slice(profile).map_err(|e| e.to_string())?;
     let native = native(host.arch)
         .ok_or_else(|| format!("it has no name for the architecture {:?}", host.arch))?;
@@ -255,6 +260,11 @@ mod tests {
         assert!(names(&profile(group)).is_err());
         let group = r#"{"names":["x"],"action":"SCMP_ACT_ALLOW","includes":{"minKernel":"x"}}"#;
         assert!(names(&profile(group)).is_err());
+        let group =
+            r#"{"names":["x"],"action":"SCMP_ACT_ALLOW","onlyIf":{"caps":["CAP_SYS_ADMIN"]}}"#;
+        assert!(names(&profile(group)).is_err());
+        let group = r#"{"names":["x"],"action":"SCMP_ACT_ERRNO","comment":"","errnoRet":1,"errno":"EPERM"}"#;
+        assert_eq!(names(&profile(group)).unwrap(), ["x"]);
         assert!(names("{").is_err());
     }
 

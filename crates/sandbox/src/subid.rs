@@ -75,7 +75,7 @@ impl SubordinateIds {
 }
 
 /// Id 0 is the agent; 1 and up are the subordinate ids in the order of the file.
-fn map(own: u32, ranges: &[Range]) -> Vec<String> {
+pub(crate) fn map(own: u32, ranges: &[Range]) -> Vec<String> {
     let mut args = vec!["0".to_owned(), own.to_string(), "1".to_owned()];
     let mut inside = 1_u32;
     for range in ranges {
@@ -94,7 +94,7 @@ fn total(ranges: &[Range]) -> u64 {
     ranges.iter().map(|r| u64::from(r.count)).sum()
 }
 
-fn ranges(file: &str, name: &str, uid: u32) -> Vec<Range> {
+pub(crate) fn ranges(file: &str, name: &str, uid: u32) -> Vec<Range> {
     let uid = uid.to_string();
     file.lines()
         .filter_map(|line| {

@@ -16,7 +16,7 @@ mod disks;
 mod job;
 mod limits;
 mod systemd;
-mod usage;
+pub(crate) mod usage;
 
 pub use delegation::Delegation;
 pub(crate) use job::JobCgroup;

@@ -56,7 +56,7 @@ fn waited(text: &str, who: &str) -> Option<u64> {
 }
 
 /// The value of `key` in a flat-keyed file.
-pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(' ')?;
         (name == key).then(|| value.trim().parse().ok())?
@@ -64,7 +64,7 @@ pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
 }
 
 /// The sum over all lines of `key=value` in a nested-keyed file.
-fn nested_sum(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn nested_sum(text: &str, key: &str) -> Option<u64> {
     let values = text
         .split_whitespace()
         .filter_map(|word| word.split_once('='))

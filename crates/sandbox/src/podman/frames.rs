@@ -13,13 +13,13 @@ use bytes::{Buf, BytesMut};
 use crate::Piece;
 
 /// The most that one piece holds.
-pub(super) const MOST_PIECE: usize = 64 << 10;
+pub(crate) const MOST_PIECE: usize = 64 << 10;
 
 const HEADER: usize = 8;
 
 /// The stream does not keep to the format.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FrameError {
+pub(crate) enum FrameError {
     #[error("a frame of the log stream belongs to stream {0}, which does not exist")]
     Stream(u8),
     #[error("the log stream ended in the middle of a frame")]
@@ -28,7 +28,7 @@ pub(super) enum FrameError {
 
 /// Where in the stream the decoder is.
 #[derive(Debug, Default)]
-pub(super) enum Frames {
+pub(crate) enum Frames {
     /// Before a header.
     #[default]
     Between,
@@ -42,7 +42,7 @@ impl Frames {
     /// # Errors
     ///
     /// When a header names a stream that does not exist.
-    pub(super) fn next(&mut self, arrived: &mut BytesMut) -> Result<Option<Piece>, FrameError> {
+    pub(crate) fn next(&mut self, arrived: &mut BytesMut) -> Result<Option<Piece>, FrameError> {
         loop {
             match self {
                 Self::Between => {
@@ -83,7 +83,7 @@ impl Frames {
     /// # Errors
     ///
     /// When a frame or a header is not whole.
-    pub(super) fn end(&self, arrived: &BytesMut) -> Result<(), FrameError> {
+    pub(crate) fn end(&self, arrived: &BytesMut) -> Result<(), FrameError> {
         match self {
             Self::Between if arrived.is_empty() => Ok(()),
             _ => Err(FrameError::Truncated),

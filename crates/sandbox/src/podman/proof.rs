@@ -97,7 +97,7 @@ fn check_status(text: &str) -> Result<(), String> {
 }
 
 /// A field of `/proc/PID/status`; empty when it is not there.
-fn field<'a>(text: &'a str, name: &str) -> &'a str {
+pub(crate) fn field<'a>(text: &'a str, name: &str) -> &'a str {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         .unwrap_or_default()
@@ -113,7 +113,7 @@ fn capability_bits() -> u64 {
 }
 
 /// Whether a map has lines, and none of them has this id of ours.
-fn is_unmapped(map: &str, own: u32) -> bool {
+pub(crate) fn is_unmapped(map: &str, own: u32) -> bool {
     let mut lines = map.lines().peekable();
     lines.peek().is_some()
         && lines.all(|line| {

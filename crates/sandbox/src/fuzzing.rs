@@ -1,0 +1,197 @@
+//! Invariants of what parses bytes from podman, the kernel and the host's files, for any input. See
+//! `bryo_model::fuzzing`.
+
+use bryo_model::LogStream;
+use bryo_model::fuzzing::Chance;
+use bytes::BytesMut;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::cgroup::usage::{keyed, nested_sum};
+use crate::cgroup::{ROOT, directory, own_line};
+use crate::podman::frames::{FrameError, Frames, MOST_PIECE};
+use crate::podman::proof;
+use crate::{proc, seccomp, subid};
+
+/// What a log stream decodes to, neighbouring pieces of one stream joined; what came before an error counts too.
+type Decoded = (Vec<(LogStream, Vec<u8>)>, Option<FrameError>);
+
+/// A log stream decodes to the same however it arrives, and to the payload that was put into it.
+///
+/// # Panics
+///
+/// When it does not.
+pub fn podman_frames(data: &[u8]) {
+    let mut chance = Chance::of(data);
+    same_for_all_cuts(data, &mut chance);
+    let (mut framed, mut payload) = (Vec::new(), Vec::new());
+    for part in chance.cut(data) {
+        let stream = [LogStream::Stdout, LogStream::Stderr][chance.below(2)];
+        let id = if stream == LogStream::Stdout { 1 } else { 2 };
+        let length = u32::try_from(part.len()).unwrap_or(0).to_be_bytes();
+        framed.extend([id, 0, 0, 0]);
+        framed.extend(length);
+        framed.extend(part);
+        join(&mut payload, stream, part);
+    }
+    assert_eq!(same_for_all_cuts(&framed, &mut chance), (payload, None));
+}
+
+fn same_for_all_cuts(bytes: &[u8], chance: &mut Chance) -> Decoded {
+    let whole = decode(&[bytes]);
+    let single: Vec<&[u8]> = bytes.chunks(1).collect();
+    for way in [single, chance.cut(bytes), chance.cut(bytes)] {
+        assert_eq!(decode(&way), whole, "{way:?}");
+    }
+    whole
+}
+
+fn decode(parts: &[&[u8]]) -> Decoded {
+    let (mut frames, mut arrived, mut got) = (Frames::default(), BytesMut::new(), Vec::new());
+    for part in parts {
+        arrived.extend_from_slice(part);
+        loop {
+            match frames.next(&mut arrived) {
+                Ok(None) => break,
+                Ok(Some(piece)) => {
+                    assert!(!piece.bytes.is_empty() && piece.bytes.len() <= MOST_PIECE);
+                    join(&mut got, piece.stream, &piece.bytes);
+                }
+                Err(error) => return (got, Some(error)),
+            }
+        }
+    }
+    (got, frames.end(&arrived).err())
+}
+
+fn join(all: &mut Vec<(LogStream, Vec<u8>)>, stream: LogStream, bytes: &[u8]) {
+    match all.last_mut() {
+        _ if bytes.is_empty() => {}
+        Some((last, so_far)) if *last == stream => so_far.extend(bytes),
+        _ => all.push((stream, bytes.to_vec())),
+    }
+}
+
+/// A profile that is lowered has no condition that was not understood, and its filter no rule that the profile has not.
+///
+/// # Panics
+///
+/// When it has.
+pub fn seccomp_lowering(data: &[u8]) {
+    let host = seccomp::Host {
+        arch: "amd64",
+        kernel: (6, 1),
+    };
+    let Ok(filter) = seccomp::lower(data, host) else {
+        return;
+    };
+    // What is no text can only stand in a field of the profile itself that nobody reads.
+    let profile: Value = serde_json::from_str(&String::from_utf8_lossy(data)).unwrap_or_default();
+    let groups = profile["syscalls"].as_array().cloned().unwrap_or_default();
+    let known = [
+        "names", "action", "args", "comment", "includes", "excludes", "errnoRet", "errno",
+    ];
+    for group in &groups {
+        for key in group.as_object().into_iter().flat_map(|o| o.keys()) {
+            assert!(known.contains(&key.as_str()), "{key}");
+        }
+        for condition in ["includes", "excludes"] {
+            let keys = group[condition]
+                .as_object()
+                .into_iter()
+                .flat_map(|o| o.keys());
+            for key in keys {
+                assert!(
+                    ["caps", "arches", "minKernel"].contains(&key.as_str()),
+                    "{key}"
+                );
+            }
+        }
+    }
+    let mut groups = groups.iter();
+    for rule in filter.syscalls().iter().flatten() {
+        let rule = serde_json::to_value(rule).unwrap_or_default();
+        let same = |group: &Value| {
+            let args = |v: &Value| v["args"].as_array().map_or(0, Vec::len);
+            group["names"] == rule["names"]
+                && group["action"] == rule["action"]
+                && args(group) == args(&rule)
+        };
+        assert!(
+            groups.any(same),
+            "{rule} is not in the profile, or not in its order"
+        );
+    }
+}
+
+/// What the kernel and the host's files say is read without a stumble, and never as more than they say.
+///
+/// # Panics
+///
+/// When it is.
+pub fn proc_and_cgroup(data: &[u8]) {
+    let text = &*String::from_utf8_lossy(data);
+    let _ = proc::innermost(text);
+    for signal in Signal::iterator() {
+        let _ = proc::caught(text, signal);
+    }
+    if let Some(value) = proc::field(text, "PPid:") {
+        assert!(text.contains(value) && value == value.trim());
+    }
+    assert!(text.contains(proof::field(text, "NoNewPrivs")));
+    if let Some(name) = own_line(text) {
+        assert!(text.contains(&format!("0::{name}")));
+        assert!(directory(name).starts_with(ROOT), "{name:?}");
+    }
+    if let Some(value) = keyed(text, "oom_kill") {
+        assert!(text.contains("oom_kill") && value.to_string().len() <= text.len());
+    }
+    if let Some(sum) = nested_sum(text, "rbytes") {
+        let twice = nested_sum(&format!("{text}\n{text}"), "rbytes");
+        assert_eq!(twice, Some(sum.saturating_mul(2)), "{text:?}");
+    }
+    for own in [0, 1000, u32::MAX] {
+        // What no map with our own id in it can be made into by lines that are not about it.
+        let mapped = format!("{text}\n0 {own} 1\n");
+        assert!(!proof::is_unmapped(&mapped, own), "{text:?}");
+    }
+    ids_are_ours(text);
+}
+
+fn ids_are_ours(text: &str) {
+    let ranges = subid::ranges(text, "ana", 1000);
+    let mut inside: u64 = 1;
+    for triple in subid::map(1000, &ranges)[3..].chunks(3) {
+        let numbers: Vec<u64> = triple.iter().filter_map(|n| n.parse().ok()).collect();
+        let [first, host, count] = numbers[..] else {
+            assert_eq!(numbers.len(), 3, "{triple:?}");
+            return;
+        };
+        assert_eq!(first, inside, "{text:?}");
+        // Never the host's root, and never beyond what ids there are.
+        assert!(count > 0 && host > 0 && host + count <= 1 << 32, "{text:?}");
+        inside += count;
+    }
+    assert!(inside <= u64::from(subid::JOB_IDS) + 1, "{text:?}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bryo_model::fuzzing::check_many;
+
+    #[test]
+    fn frames_hold_for_many_inputs() {
+        check_many("podman_frames", podman_frames);
+    }
+
+    #[test]
+    fn the_lowering_holds_for_many_inputs() {
+        check_many("seccomp_lowering", seccomp_lowering);
+    }
+
+    #[test]
+    fn what_the_kernel_says_holds_for_many_inputs() {
+        check_many("proc_and_cgroup", proc_and_cgroup);
+    }
+}
