@@ -15,6 +15,7 @@ mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod id;
+mod id_slot;
 mod image_ref;
 mod job;
 mod limits;
@@ -26,6 +27,7 @@ mod verdict;
 pub use ceiling::Ceiling;
 pub use event::{Amount, Event, LogPiece, LogStream, Notice, Stage};
 pub use id::{CommitId, InvalidCommitId, InvalidJobId, JobId};
+pub use id_slot::IdSlot;
 pub use image_ref::{ImageRef, InvalidImageRef, RegistryRef};
 pub use job::{ContainerName, EnvVar, InvalidEnvVar, JobSpec, RuntimeKind, UnknownWord};
 pub use limits::{
