@@ -7,9 +7,10 @@
 //!     fs/                              its files: a lower directory of an overlay; owned by subordinate ids
 //!     meta.json                        what is in it, and copies of its passwd and group files
 //!   index/<64 hex>.json              what was found behind a name before: "this archive file is that manifest"
+//!   layers-<n>/<26 hex>/             the same for slot n of the user's subordinate ids (n > 0), to whom its files belong
 //!   locks/<name>                     empty files to flock; never removed, for that would be a race
 //!   tmp/<pid>-<n>-<time>/            work in progress, locked by who works; without a lock it is garbage
-//!   tmp/unpack-<26 hex>/             a layer being unpacked, under the layer's lock; owned by subordinate ids
+//!   tmp/unpack-<26 hex>[-<n>]/       a layer being unpacked, under the layer's lock; owned by subordinate ids
 //! ```
 //!
 //! What has a name outside `tmp/` is complete: it was renamed there last.
@@ -19,6 +20,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use bryo_model::IdSlot;
 
 use crate::digest::Digest;
 use crate::error::{ImageError, io};
@@ -47,21 +50,26 @@ impl Paths {
         self.root.join("blobs/sha256").join(digest.hex())
     }
 
-    pub(crate) fn layer(&self, diff_id: &Digest) -> PathBuf {
-        self.root.join("layers").join(layer_name(diff_id))
+    /// The directory of all layers whose files belong to this slot.
+    pub(crate) fn layers(&self, slot: IdSlot) -> PathBuf {
+        self.root.join(of_slot("layers", slot))
     }
 
-    pub(crate) fn unpacking(&self, diff_id: &Digest) -> PathBuf {
-        let name = format!("{UNPACKING}{}", layer_name(diff_id));
-        self.tmp().join(name)
+    pub(crate) fn layer(&self, diff_id: &Digest, slot: IdSlot) -> PathBuf {
+        self.layers(slot).join(layer_name(diff_id))
+    }
+
+    pub(crate) fn unpacking(&self, diff_id: &Digest, slot: IdSlot) -> PathBuf {
+        let name = of_slot(&layer_name(diff_id), slot);
+        self.tmp().join(format!("{UNPACKING}{name}"))
     }
 
     pub(crate) fn record(&self, key: &Digest) -> PathBuf {
         self.root.join("index").join(format!("{}.json", key.hex()))
     }
 
-    pub(crate) fn layer_lock(&self, diff_id: &Digest) -> PathBuf {
-        self.layer_lock_named(&layer_name(diff_id))
+    pub(crate) fn layer_lock(&self, diff_id: &Digest, slot: IdSlot) -> PathBuf {
+        self.layer_lock_named(&of_slot(&layer_name(diff_id), slot))
     }
 
     pub(crate) fn layer_lock_named(&self, name: &str) -> PathBuf {
@@ -82,4 +90,45 @@ fn layer_name(diff_id: &Digest) -> String {
     let mut name = diff_id.hex();
     name.truncate(LAYER_NAME);
     name
+}
+
+/// The name of what belongs to a slot; that of the shared one is plain.
+fn of_slot(name: &str, slot: IdSlot) -> String {
+    if slot.is_own() {
+        format!("{name}-{}", slot.number())
+    } else {
+        name.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_share_nothing_but_the_blobs() {
+        let paths = Paths {
+            root: "/store".into(),
+        };
+        let id = Digest::of(b"layer");
+        let (two, three) = (IdSlot::new(2).unwrap(), IdSlot::new(3).unwrap());
+        for of in [Paths::layer, Paths::unpacking, Paths::layer_lock] {
+            let all = [IdSlot::SHARED, two, three].map(|slot| of(&paths, &id, slot));
+            assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2]);
+        }
+        let hex = layer_name(&id);
+        assert_eq!(
+            paths.layer(&id, IdSlot::SHARED),
+            Path::new("/store/layers").join(&hex)
+        );
+        assert_eq!(
+            paths.layer(&id, two),
+            Path::new("/store/layers-2").join(&hex)
+        );
+        // The sweep finds the lock by what is behind the prefix.
+        let unpacking = paths.unpacking(&id, two);
+        let name = unpacking.file_name().unwrap().to_str().unwrap();
+        let behind = name.strip_prefix(UNPACKING).unwrap();
+        assert_eq!(paths.layer_lock_named(behind), paths.layer_lock(&id, two));
+    }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use bryo_model::Amount;
+use bryo_model::{Amount, IdSlot};
 use bryo_process::{Program, Stdio};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::Semaphore;
@@ -55,7 +55,8 @@ impl ImageStore {
     /// Makes sure that every layer of the image is unpacked, several at a time.
     ///
     /// `unpacker` runs [`unpack_layer_main`](crate::unpack_layer_main) as root of the user namespace that layers are
-    /// mounted in, with the arguments that are added to it here. Dropping the future ends the programs.
+    /// mounted in, with the arguments that are added to it here. The files will belong to the ids of `slot`: a layer that
+    /// was unpacked for another one is not used. Dropping the future ends the programs.
     ///
     /// # Errors
     ///
@@ -64,6 +65,7 @@ impl ImageStore {
     pub async fn unpack(
         &self,
         image: &Image,
+        slot: IdSlot,
         unpacker: &Program,
         progress: Progress,
     ) -> Result<Layers, ImageError> {
@@ -74,26 +76,26 @@ impl ImageStore {
                 layers.len()
             )));
         }
-        let absent = self.absent(&layers)?;
+        let absent = self.absent(&layers, slot)?;
         if !absent.is_empty() {
             self.sweep_unpacking(unpacker).await;
-            self.unpack_all(absent, unpacker, progress).await?;
+            self.unpack_all(absent, slot, unpacker, progress).await?;
         }
         let mut dirs = Vec::with_capacity(layers.len());
         let mut metas = Vec::with_capacity(layers.len());
         for layer in layers {
-            let dir = self.paths.layer(&layer.diff_id);
+            let dir = self.paths.layer(&layer.diff_id, slot);
             let gone = || io("find", &dir)(io::Error::from(io::ErrorKind::NotFound));
-            metas.push(LayerMeta::read(&dir, &layer.diff_id)?.ok_or_else(gone)?);
+            metas.push(LayerMeta::read(&dir, &layer.diff_id, slot)?.ok_or_else(gone)?);
             dirs.push(dir.join("fs"));
         }
         Ok(Layers { dirs, metas })
     }
 
-    fn absent(&self, layers: &[LayerRef]) -> Result<Vec<LayerRef>, ImageError> {
+    fn absent(&self, layers: &[LayerRef], slot: IdSlot) -> Result<Vec<LayerRef>, ImageError> {
         let mut absent = Vec::new();
         for layer in layers {
-            if !is_ready(&self.paths, &layer.diff_id)? {
+            if !is_ready(&self.paths, &layer.diff_id, slot)? {
                 absent.push(layer.clone());
             }
         }
@@ -103,9 +105,12 @@ impl ImageStore {
     async fn unpack_all(
         &self,
         layers: Vec<LayerRef>,
+        slot: IdSlot,
         unpacker: &Program,
         progress: Progress,
     ) -> Result<(), ImageError> {
+        let place = self.paths.layers(slot);
+        fs::create_dir_all(&place).map_err(io("create", &place))?;
         let meter = Arc::new(Meter {
             done: AtomicU64::new(0),
             total: layers.iter().map(|l| l.blob.size).sum(),
@@ -121,7 +126,7 @@ impl ImageStore {
             let (seats, meter) = (Arc::clone(&seats), Arc::clone(&meter));
             work.spawn(async move {
                 let _seat = seats.acquire().await.map_err(|_| ImageError::GivenUp)?;
-                unpack_layer(&paths, &layer, &unpacker, &meter).await
+                unpack_layer(&paths, &layer, slot, &unpacker, &meter).await
             });
         }
         let mut result = Ok(());
@@ -167,8 +172,8 @@ fn distinct(layers: &[LayerRef]) -> Vec<LayerRef> {
     distinct
 }
 
-fn is_ready(paths: &Paths, diff_id: &Digest) -> Result<bool, ImageError> {
-    let dir = paths.layer(diff_id);
+fn is_ready(paths: &Paths, diff_id: &Digest, slot: IdSlot) -> Result<bool, ImageError> {
+    let dir = paths.layer(diff_id, slot);
     dir.try_exists().map_err(io("inspect", &dir))
 }
 
@@ -191,22 +196,25 @@ impl Meter {
 async fn unpack_layer(
     paths: &Paths,
     layer: &LayerRef,
+    slot: IdSlot,
     unpacker: &Program,
     meter: &Meter,
 ) -> Result<(), ImageError> {
-    let _lock = Lock::wait(&paths.layer_lock(&layer.diff_id)).await?;
-    if is_ready(paths, &layer.diff_id)? {
+    let _lock = Lock::wait(&paths.layer_lock(&layer.diff_id, slot)).await?;
+    if is_ready(paths, &layer.diff_id, slot)? {
         meter.add(layer.blob.size);
         return Ok(());
     }
-    let target = paths.unpacking(&layer.diff_id);
+    let target = paths.unpacking(&layer.diff_id, slot);
     let program = unpacker
         .clone()
         .arg("unpack")
         .arg(paths.blob(&layer.blob.digest))
         .arg(&target)
         .arg(layer.diff_id.to_string())
-        .arg(layer.compression.word());
+        .arg(layer.compression.word())
+        .arg("--slot")
+        .arg(slot.number().to_string());
     let mut told = 0;
     let result = run(&program, |read| {
         meter.add(read.saturating_sub(told));
@@ -216,12 +224,12 @@ async fn unpack_layer(
     if let Err(error) = result {
         return Err(blame(paths, layer, &target, error));
     }
-    if LayerMeta::read(&target, &layer.diff_id)?.is_none() {
+    if LayerMeta::read(&target, &layer.diff_id, slot)?.is_none() {
         return Err(ImageError::Unpacker {
             detail: "it left nothing".to_owned(),
         });
     }
-    let place = paths.layer(&layer.diff_id);
+    let place = paths.layer(&layer.diff_id, slot);
     fs::rename(&target, &place).map_err(io("move into the store", &target))
 }
 

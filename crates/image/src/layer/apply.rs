@@ -16,6 +16,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use bryo_model::IdSlot;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{
@@ -39,10 +40,23 @@ pub(super) const OPAQUE_XATTR: &str = "user.overlay.opaque";
 /// Whose the files are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// Container id i is id i + 1 here.
-    Shifted,
+    /// Container id i is the i-th id of this slot.
+    Shifted(IdSlot),
     /// Whoever unpacks.
     Keep,
+}
+
+impl Owner {
+    /// What no entry names belongs to the container's root.
+    fn give_to_root(self, new: &OwnedFd) -> Result<(), Errno> {
+        match self {
+            Self::Keep => Ok(()),
+            Self::Shifted(slot) => {
+                let first = slot.first();
+                fchown(new, Some(Uid::from_raw(first)), Some(Gid::from_raw(first)))
+            }
+        }
+    }
 }
 
 /// How large a layer may become.
@@ -176,9 +190,9 @@ impl Work<'_> {
         let mode = header.mode().map_err(damaged)?;
         let owner = match self.owner {
             Owner::Keep => None,
-            Owner::Shifted => {
-                let uid = shifted(header.uid().map_err(damaged)?, path)?;
-                let gid = shifted(header.gid().map_err(damaged)?, path)?;
+            Owner::Shifted(slot) => {
+                let uid = shifted(header.uid().map_err(damaged)?, slot, path)?;
+                let gid = shifted(header.gid().map_err(damaged)?, slot, path)?;
                 Some((Uid::from_raw(uid), Gid::from_raw(gid)))
             }
         };
@@ -194,9 +208,7 @@ impl Work<'_> {
     fn parent(&mut self, path: &Path) -> io::Result<&OwnedFd> {
         let owner = self.owner;
         self.tree.dir(path, |new| {
-            if owner == Owner::Shifted {
-                fchown(new, Some(Uid::from_raw(1)), Some(Gid::from_raw(1)))?;
-            }
+            owner.give_to_root(new)?;
             Ok(fchmod(new, Mode::from_bits_truncate(0o755))?)
         })
     }
@@ -402,16 +414,14 @@ impl Work<'_> {
             futimens(&dir, time, time)?;
         }
         let root = self.tree.root();
-        if self.owner == Owner::Shifted {
-            fchown(root, Some(Uid::from_raw(1)), Some(Gid::from_raw(1)))?;
-        }
+        self.owner.give_to_root(root)?;
         Ok(fchmod(root, Mode::from_bits_truncate(0o755))?)
     }
 }
 
-fn shifted(id: u64, path: &Path) -> Result<u32, ImageError> {
+fn shifted(id: u64, slot: IdSlot, path: &Path) -> Result<u32, ImageError> {
     match u32::try_from(id) {
-        Ok(id) if id < MAX_CONTAINER_ID => Ok(id + 1),
+        Ok(id) if id < MAX_CONTAINER_ID => Ok(slot.first() + id),
         _ => Err(ImageError::unusable(format!(
             "its file {} belongs to id {id}, and a container has ids below {MAX_CONTAINER_ID}",
             path.display()

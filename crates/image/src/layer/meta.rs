@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use bryo_model::IdSlot;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, SFlag};
 use rustix::fs::fgetxattr;
@@ -50,6 +51,9 @@ pub(crate) enum Account {
 pub(crate) struct LayerMeta {
     version: u32,
     diff_id: String,
+    /// Whose its files are. Layers of the shared slot need not say so.
+    #[serde(default)]
+    slot: u32,
     entries: u64,
     bytes: u64,
     /// Device nodes that were skipped.
@@ -63,6 +67,7 @@ impl LayerMeta {
     pub(super) fn collect(
         target: &Path,
         diff_id: Digest,
+        slot: IdSlot,
         counts: Counts,
     ) -> Result<Self, ImageError> {
         let root = target.join("fs");
@@ -71,6 +76,7 @@ impl LayerMeta {
         Ok(Self {
             version: VERSION,
             diff_id: diff_id.to_string(),
+            slot: slot.number(),
             entries: counts.entries,
             bytes: counts.bytes,
             devices: counts.devices,
@@ -86,7 +92,11 @@ impl LayerMeta {
     }
 
     /// Of a layer that is there and complete; none if it is not.
-    pub(crate) fn read(layer: &Path, diff_id: &Digest) -> Result<Option<Self>, ImageError> {
+    pub(crate) fn read(
+        layer: &Path,
+        diff_id: &Digest,
+        slot: IdSlot,
+    ) -> Result<Option<Self>, ImageError> {
         let path = layer.join(META);
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -95,10 +105,14 @@ impl LayerMeta {
         };
         let meta: Self = serde_json::from_slice(&text)
             .map_err(|e| io("understand", &path)(io::Error::from(e)))?;
-        if meta.version == VERSION && meta.diff_id == diff_id.to_string() {
+        let same = meta.diff_id == diff_id.to_string() && meta.slot == slot.number();
+        if meta.version == VERSION && same {
             Ok(Some(meta))
         } else {
-            let why = io::Error::new(io::ErrorKind::InvalidData, "it is of another layer");
+            let why = io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is of another layer, or of other ids",
+            );
             Err(io("understand", &path)(why))
         }
     }

@@ -1,12 +1,13 @@
 //! Inside the namespace: one layer from blob to directory.
 //!
-//! This runs as a program of its own, as root of the user namespace in which container id *i* is id *i + 1*. It is told
+//! This runs as a program of its own, as root of the user namespace in which the ids of containers are, slot by slot, from 1 on. It is told
 //! everything by arguments, and answers with files beside the result: `meta.json` when all went well, `error.json` when
 //! the layer is to blame. On standard output it tells how much of the blob it has read.
 //!
 //! ```text
 //! unpack BLOB TARGET DIFF_ID KIND     BLOB becomes TARGET/fs; what was at TARGET before is removed
 //! remove TARGET                       a tree that belongs to subordinate ids goes away
+//!   --slot N                            (anywhere) whose the files become: container id i is the i-th id of slot N
 //!   --owner keep                      (anywhere) files stay whose they are: for use without a namespace
 //!   --max-bytes N, --max-entries N    (anywhere) refuse a layer that becomes larger than this
 //! ```
@@ -103,7 +104,7 @@ fn unpack_layer(order: &Unpack, options: &Options) -> Result<(), ImageError> {
         )));
     }
     fs::set_permissions(target, fs::Permissions::from_mode(0o755)).map_err(io("chmod", target))?;
-    LayerMeta::collect(target, order.diff_id, counts)?.write(target)?;
+    LayerMeta::collect(target, order.diff_id, options.slot, counts)?.write(target)?;
     // After a power cut, what has its name in the store must be whole.
     let dir = File::open(target).map_err(io("read", target))?;
     syncfs(&dir).map_err(io("write back", target))

@@ -3,6 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use bryo_model::IdSlot;
+
 use super::apply::{Limits, Owner};
 use crate::digest::Digest;
 use crate::error::ImageError;
@@ -29,18 +31,21 @@ pub(super) struct Unpack {
 pub(super) struct Options {
     pub(super) command: Command,
     pub(super) owner: Owner,
+    pub(super) slot: IdSlot,
     pub(super) limits: Limits,
 }
 
 impl Options {
     pub(super) fn parse(args: &[OsString]) -> Result<Self, ImageError> {
-        let mut owner = Owner::Shifted;
+        let mut keep = false;
+        let mut slot = IdSlot::SHARED;
         let mut limits = Limits::default();
         let mut words = Vec::new();
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             match arg.to_str() {
-                Some("--owner") if args.next().is_some_and(|v| v == "keep") => owner = Owner::Keep,
+                Some("--owner") if args.next().is_some_and(|v| v == "keep") => keep = true,
+                Some("--slot") => slot = number_of_slot(args.next())?,
                 Some("--max-bytes") => limits.bytes = number(args.next())?,
                 Some("--max-entries") => limits.entries = number(args.next())?,
                 Some(flag) if flag.starts_with("--") => {
@@ -51,7 +56,12 @@ impl Options {
         }
         Ok(Self {
             command: command(&words)?,
-            owner,
+            owner: if keep {
+                Owner::Keep
+            } else {
+                Owner::Shifted(slot)
+            },
+            slot,
             limits,
         })
     }
@@ -77,9 +87,16 @@ fn command(words: &[&OsStr]) -> Result<Command, ImageError> {
     }
 }
 
+fn number_of_slot(value: Option<&OsString>) -> Result<IdSlot, ImageError> {
+    u32::try_from(number(value)?)
+        .ok()
+        .and_then(IdSlot::new)
+        .ok_or(ImageError::Arguments("there is no such slot of ids"))
+}
+
 fn number(value: Option<&OsString>) -> Result<u64, ImageError> {
     value
         .and_then(|v| v.to_str())
         .and_then(|v| v.parse().ok())
-        .ok_or(ImageError::Arguments("a limit is a number"))
+        .ok_or(ImageError::Arguments("a limit or a slot is a number"))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
-use bryo_model::{Amount, ImageRef};
+use bryo_model::{Amount, IdSlot, ImageRef};
 use serde_json::json;
 use tar::{EntryType, Header};
 
@@ -326,7 +326,7 @@ async fn progress_reaches_its_end() {
     assert_eq!(last, Some(Amount::Bytes { done: total, total }));
     world
         .store
-        .unpack(&image, &super::unpacker(&[]), progress)
+        .unpack(&image, IdSlot::SHARED, &super::unpacker(&[]), progress)
         .await
         .unwrap();
     let total = image.layers().iter().map(crate::LayerRef::size).sum();

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use bryo_model::IdSlot;
 use tar::EntryType;
 
 use super::build::{TestImage, TestLayer, archive, compress, header, named, write_archive};
@@ -327,6 +328,9 @@ async fn ids_that_no_container_has_are_refused() {
     let image = image.unwrap();
     // Without the option to keep owners: this one is refused before any owner is changed.
     let program = super::helper(bryo_process::Program::new(std::env::current_exe().unwrap()));
-    let result = world.store.unpack(&image, &program, quiet()).await;
+    let result = world
+        .store
+        .unpack(&image, IdSlot::SHARED, &program, quiet())
+        .await;
     unusable(result, "belongs to id 65535");
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use bryo_model::IdSlot;
 use tar::EntryType;
 
 use super::build::{TestImage, TestLayer};
@@ -181,7 +182,9 @@ async fn layers_are_stacked_once_each_topmost_first() {
     assert_eq!(name.len(), 26);
     // Another time, nothing is unpacked: no program is needed for it.
     let nothing = bryo_process::Program::new("/no/such/program");
-    let again = world.store.unpack(&image, &nothing, super::quiet());
+    let again = world
+        .store
+        .unpack(&image, IdSlot::SHARED, &nothing, super::quiet());
     assert_eq!(again.await.unwrap(), layers);
 }
 
@@ -234,7 +237,7 @@ async fn several_may_use_one_store_at_the_same_time() {
             .unwrap();
         let unpacker = super::unpacker(&[]);
         store
-            .unpack(&image, &unpacker, super::quiet())
+            .unpack(&image, IdSlot::SHARED, &unpacker, super::quiet())
             .await
             .unwrap()
     };
@@ -256,7 +259,9 @@ async fn nobody_works_for_a_dropped_future() {
     let endless = bryo_process::Program::new("sh")
         .args(["-c", "echo $$ > \"$0\"; exec sleep 600"])
         .arg(&pid);
-    let unpacking = world.store.unpack(&image, &endless, super::quiet());
+    let unpacking = world
+        .store
+        .unpack(&image, IdSlot::SHARED, &endless, super::quiet());
     let started = async {
         while !fs::read_to_string(&pid).is_ok_and(|p| p.ends_with('\n')) {
             tokio::task::yield_now().await;
@@ -312,4 +317,29 @@ async fn what_a_crash_left_is_removed_and_done_again() {
     let layers = world.unpack(&image).await.unwrap();
     assert_eq!(names(&layers.dirs()[0]), ["a"]);
     assert!(world.left_in_tmp().is_empty());
+}
+
+#[tokio::test]
+async fn a_layer_of_other_ids_is_not_used() {
+    let world = World::new();
+    let image = world
+        .image(vec![TestLayer::new().file("a", "content")])
+        .await
+        .unwrap();
+    let shared = world.unpack(&image).await.unwrap();
+    let slot = IdSlot::new(1).unwrap();
+    let unpacker = super::unpacker(&[]);
+    let unpack = || world.store.unpack(&image, slot, &unpacker, super::quiet());
+    let own = unpack().await.unwrap();
+    let beneath = |dir: &Path| dir.strip_prefix(world.path("store")).unwrap().to_owned();
+    let (shared, own) = (&shared.dirs()[0], &own.dirs()[0]);
+    assert!(beneath(shared).starts_with("layers") && beneath(own).starts_with("layers-1"));
+    assert_eq!(read(own, "a"), "content");
+    // Somebody puts a layer where one of other ids belongs.
+    let (shared, own) = (shared.parent().unwrap(), own.parent().unwrap());
+    fs::remove_dir_all(own).unwrap();
+    fs::rename(shared, own).unwrap();
+    let error = unpack().await.unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(why.contains("of other ids"), "{why}");
 }

@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use bryo_model::ImageRef;
+use bryo_model::{IdSlot, ImageRef};
 use bryo_process::Program;
 
 use crate::{Image, ImageError, ImageStore, Layers, Progress, PullOptions, unpack_layer_main};
@@ -55,7 +55,9 @@ impl World {
     }
 
     async fn unpack_with(&self, image: &Image, options: &[&str]) -> Result<Layers, ImageError> {
-        self.store.unpack(image, &unpacker(options), quiet()).await
+        self.store
+            .unpack(image, IdSlot::SHARED, &unpacker(options), quiet())
+            .await
     }
 
     /// The one layer, unpacked.

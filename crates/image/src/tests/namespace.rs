@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use bryo_model::IdSlot;
 use bryo_process::Program;
 use tar::EntryType;
 
@@ -105,7 +106,7 @@ async fn overlay_shows_what_the_image_says() {
     .unwrap();
     let layers = world
         .store
-        .unpack(&image, &namespace, quiet())
+        .unpack(&image, IdSlot::SHARED, &namespace, quiet())
         .await
         .unwrap();
     assert!(world.left_in_tmp().is_empty());
@@ -154,7 +155,7 @@ async fn an_id_beyond_the_mapping_is_refused() {
     let namespace = helper(Program::new("unshare").args(NAMESPACE).arg(exe));
     let error = world
         .store
-        .unpack(&image, &namespace, quiet())
+        .unpack(&image, IdSlot::SHARED, &namespace, quiet())
         .await
         .unwrap_err();
     assert_eq!(error.fault(), crate::Fault::Unusable, "{error}");
