@@ -105,6 +105,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) read_only: bool,
 
+    /// Give each job that runs at the same time subordinate ids of its own; needs 65536 for each, and as many that are shared
+    #[arg(long, env = "BRYO_OWN_IDS")]
+    pub(crate) own_ids: bool,
+
     /// AppArmor profile of the job; it must be loaded
     #[arg(long, value_name = "NAME", env = "BRYO_APPARMOR_PROFILE")]
     pub(crate) apparmor_profile: Option<String>,

@@ -163,6 +163,7 @@ fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings)> {
             ca_bundle: args.ca_bundle.map(|file| here.join(file)),
             proxy: if args.pass_proxy { proxy() } else { Vec::new() },
         },
+        own_ids: args.own_ids,
         apparmor: args.apparmor_profile,
     };
     let job = JobSpec {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bryo_depot::Target;
 use bryo_image::{Image, ImageError, ImageStore};
-use bryo_model::{Event, JobSpec, Report, SourceLocation, Stage, TimeLimit, Verdict};
-use bryo_sandbox::{Host, SandboxError};
+use bryo_model::{Event, IdSlot, JobSpec, Report, SourceLocation, Stage, TimeLimit, Verdict};
+use bryo_sandbox::{Host, OwnIds, SandboxError};
 use bryo_source::SourceCache;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -48,6 +48,7 @@ pub async fn run_attempt(
         deadline: Instant::now() + job.limits.timeout,
         stage_deadline: None,
         host: None,
+        own_ids: None,
         over: CancellationToken::new(),
     };
     if !lowered.is_empty() {
@@ -85,6 +86,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) stage_deadline: Option<Instant>,
     /// Once it is settled; it can then remove what a job wrote.
     pub(crate) host: Option<Host>,
+    /// Held until everything of the attempt is removed, what belongs to these ids included.
+    pub(crate) own_ids: Option<OwnIds>,
     /// Whether all stages have ended.
     pub(crate) over: CancellationToken,
 }
@@ -100,6 +103,10 @@ pub(crate) struct Beside {
 impl Attempt<'_> {
     async fn run(&mut self, target: Target) -> Result<(), Cause> {
         self.begin(Stage::Fetch).await;
+        if self.settings.own_ids {
+            let own = OwnIds::take(&self.settings.places.state).map_err(Cause::Sandbox)?;
+            self.own_ids = Some(own);
+        }
         let work = Work::create(&self.settings.work, self.job.id).map_err(|e| {
             let dir = self.settings.work.display();
             Cause::Work(e, format!("use the work directory {dir}"))
@@ -114,7 +121,7 @@ impl Attempt<'_> {
     /// made while the source and the image are looked up.
     async fn start_beside(&self, work: &Work) -> Beside {
         let (job, engine) = (self.job.clone(), self.engine.clone());
-        let setup = tokio::spawn(set_up(job, engine, work.dir().to_owned()));
+        let setup = tokio::spawn(set_up(job, engine, work.dir().to_owned(), self.slot()));
         tokio::task::yield_now().await;
         let changes = match (&self.job.source.location, &self.job.source.reference) {
             (SourceLocation::Local(path), None) => {
@@ -131,6 +138,11 @@ impl Attempt<'_> {
             changes,
             sweep: None,
         }
+    }
+
+    /// Whose ids the job has.
+    pub(crate) fn slot(&self) -> IdSlot {
+        self.own_ids.as_ref().map_or(IdSlot::SHARED, OwnIds::slot)
     }
 
     async fn stages(

@@ -114,7 +114,7 @@ impl Attempt<'_> {
             .arg("/proc/self/exe")
             .arg(UNPACK_ROLE);
         let layers = self
-            .guarded(images.unpack(image, &unpacker, progress))
+            .guarded(images.unpack(image, self.slot(), &unpacker, progress))
             .await?
             .map_err(Cause::Image)?;
         let user = layers.user(image.config().user()).map_err(Cause::Image)?;

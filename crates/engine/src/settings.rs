@@ -29,6 +29,8 @@ pub struct Settings {
     pub ceiling: Ceiling,
     /// What of the network a job gets, whatever it asks for.
     pub network: NetworkSettings,
+    /// Each job has subordinate ids that no other job has at the same time; else all jobs of the user share some.
+    pub own_ids: bool,
     /// Name of a loaded AppArmor profile that jobs run under.
     pub apparmor: Option<String>,
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bryo_model::{ContainerName, JobSpec, NetworkMode};
+use bryo_model::{ContainerName, IdSlot, JobSpec, NetworkMode};
 use bryo_sandbox::{Host, Network, Ready, Runtime, SandboxError};
 
 use crate::engine::Engine;
@@ -23,13 +23,16 @@ pub(crate) async fn set_up(
     job: JobSpec,
     engine: Engine,
     work_dir: PathBuf,
+    slot: IdSlot,
 ) -> Result<Setup, SandboxError> {
     let settings = engine.settings();
     let host = engine.hosts().get().await?;
     let network = network(&job, settings);
     let runtime = Runtime::choose(&host, settings.runtime, network.mode, &settings.places).await?;
     let name = ContainerName::of(job.id);
-    let ready = runtime.ready(name.as_str(), &network, &work_dir).await?;
+    let ready = runtime
+        .ready(name.as_str(), &network, &work_dir, slot)
+        .await?;
     Ok(Setup {
         host,
         runtime: Arc::new(runtime),

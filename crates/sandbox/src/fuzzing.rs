@@ -1,8 +1,8 @@
 //! Invariants of what parses bytes from podman, the kernel and the host's files, for any input. See
 //! `bryo_model::fuzzing`.
 
-use bryo_model::LogStream;
 use bryo_model::fuzzing::Chance;
+use bryo_model::{IdSlot, LogStream};
 use bytes::BytesMut;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -155,13 +155,16 @@ pub fn proc_and_cgroup(data: &[u8]) {
         let mapped = format!("{text}\n0 {own} 1\n");
         assert!(!proof::is_unmapped(&mapped, own), "{text:?}");
     }
+    for (_, count) in proof::host_ids(text, 1, IdSlot::IDS).unwrap_or_default() {
+        assert!(count > 0, "{text:?}");
+    }
     ids_are_ours(text);
 }
 
 fn ids_are_ours(text: &str) {
     let ranges = subid::ranges(text, "ana", 1000);
-    let mut inside: u64 = 1;
-    for triple in subid::map(1000, &ranges)[3..].chunks(3) {
+    let (mut inside, mut hosts): (u64, Vec<(u64, u64)>) = (1, Vec::new());
+    for triple in subid::map(1000, &ranges, u32::MAX)[3..].chunks(3) {
         let numbers: Vec<u64> = triple.iter().filter_map(|n| n.parse().ok()).collect();
         let [first, host, count] = numbers[..] else {
             assert_eq!(numbers.len(), 3, "{triple:?}");
@@ -170,9 +173,16 @@ fn ids_are_ours(text: &str) {
         assert_eq!(first, inside, "{text:?}");
         // Never the host's root, and never beyond what ids there are.
         assert!(count > 0 && host > 0 && host + count <= 1 << 32, "{text:?}");
+        // The kernel refuses a map with an id twice.
+        let apart = |other: &(u64, u64)| host >= other.1 || host + count <= other.0;
+        assert!(hosts.iter().all(apart), "{text:?}");
+        hosts.push((host, host + count));
         inside += count;
     }
-    assert!(inside <= u64::from(subid::JOB_IDS) + 1, "{text:?}");
+    assert!(
+        inside <= u64::from(IdSlot::MOST * IdSlot::IDS) + 1,
+        "{text:?}"
+    );
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bryo_model::{NetworkMode, RuntimeKind};
+use bryo_model::{IdSlot, NetworkMode, RuntimeKind};
 
 use crate::cgroup::JobCgroup;
 use crate::contract::Container;
@@ -125,7 +125,7 @@ impl Runtime {
         }
     }
 
-    /// Makes what an attempt needs before its source is there: namespaces and network.
+    /// Makes what an attempt needs before its source is there: namespaces and network. Its job has the ids of `slot`.
     ///
     /// # Errors
     ///
@@ -135,12 +135,14 @@ impl Runtime {
         name: &str,
         network: &Network,
         work: &Path,
+        slot: IdSlot,
     ) -> Result<Ready, SandboxError> {
-        Ok(Ready(match &self.made_by {
-            MadeBy::Crun(crun) => Some(crun.ready(name, network, work).await?),
+        let crun = match &self.made_by {
+            MadeBy::Crun(crun) => Some(crun.ready(name, network, work, slot).await?),
             // Podman makes them with the container.
             MadeBy::Podman(_) => None,
-        }))
+        };
+        Ok(Ready { crun, slot })
     }
 
     /// Lets go of what no sandbox took.
@@ -149,7 +151,7 @@ impl Runtime {
     ///
     /// When the helper refuses or is gone.
     pub async fn release(&self, ready: Ready) -> Result<(), SandboxError> {
-        match (&self.made_by, ready.0) {
+        match (&self.made_by, ready.crun) {
             (MadeBy::Crun(crun), Some(ready)) => crun.release(ready).await,
             (MadeBy::Crun(_), None) | (MadeBy::Podman(_), _) => Ok(()),
         }
@@ -169,7 +171,8 @@ impl Runtime {
             let _ = self.release(ready).await;
             return Err(error);
         }
-        let container: Box<dyn Container> = match (&self.made_by, ready.0) {
+        let Ready { crun: ready, slot } = ready;
+        let container: Box<dyn Container> = match (&self.made_by, ready) {
             (MadeBy::Crun(crun), Some(ready)) => {
                 Box::new(self.create_crun(crun, spec, ready).await?)
             }
@@ -180,9 +183,9 @@ impl Runtime {
             }
             (MadeBy::Podman(podman), _) => {
                 for mount in spec.mounts.iter().filter(|m| m.access == Access::ReadWrite) {
-                    self.host.userns.give(&mount.host).await?;
+                    self.host.userns.give(&mount.host, slot).await?;
                 }
-                Box::new(Box::pin(podman.create(&self.host.delegation, spec)).await?)
+                Box::new(Box::pin(podman.create(&self.host, spec, slot)).await?)
             }
         };
         Sandbox::complete(container, Arc::clone(&self.host.userns), spec).await
@@ -284,7 +287,10 @@ impl Runtime {
 
 /// What was made ready for an attempt.
 #[derive(Debug)]
-pub struct Ready(Option<crun::Ready>);
+pub struct Ready {
+    crun: Option<crun::Ready>,
+    slot: IdSlot,
+}
 
 /// Where an attempt's work directory says which cgroup is its.
 const CGROUP_NOTE: &str = "cgroup";

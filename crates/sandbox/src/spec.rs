@@ -64,7 +64,7 @@ pub struct UserIds {
 /// What the job's root file system is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Root {
-    /// Unpacked layers, topmost first, whose files belong to container id + 1 in the helper's user namespace.
+    /// Unpacked layers, topmost first, whose files belong to the ids of the slot that the attempt was made ready with.
     Layers {
         /// The directories.
         dirs: Vec<PathBuf>,

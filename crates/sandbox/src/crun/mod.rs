@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bryo_model::NetworkMode;
+use bryo_model::{IdSlot, NetworkMode};
 use bryo_process::find_program;
 use oci_spec::runtime::LinuxSeccomp;
 
@@ -90,9 +90,10 @@ impl CrunRuntime {
         name: &str,
         network: &Network,
         work: &Path,
+        slot: IdSlot,
     ) -> Result<Ready, SandboxError> {
         let isolated = network.mode == NetworkMode::Isolated;
-        let nested = self.userns.nest(name, isolated).await?;
+        let nested = self.userns.nest(name, slot, isolated).await?;
         let mut ready = Ready {
             nested,
             network: None,

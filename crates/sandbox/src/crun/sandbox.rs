@@ -101,6 +101,7 @@ impl CrunSandbox {
         let instructions = Instructions {
             helper: self.userns.pid(),
             place,
+            job_root: nested.slot().first(),
             layers: dirs.clone(),
             overlay: self.overlay(),
             mounts: spec

@@ -31,6 +31,8 @@ const OPTIONS: usize = 4095;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Instructions {
     pub(super) helper: i32,
+    /// The job's id 0, as the helper's namespace counts.
+    pub(super) job_root: u32,
     /// Where the box goes.
     pub(super) place: PathBuf,
     /// Topmost first.
@@ -114,7 +116,7 @@ fn make_box(todo: &Instructions) -> Result<(), String> {
         fs::write(&path, text).map_err(|e| format!("could not write {}: {e}", path.display()))?;
     }
     for (index, entry) in todo.mounts.iter().enumerate() {
-        bind(entry, &mount_source(place, index))?;
+        bind(entry, &mount_source(place, index), todo.job_root)?;
     }
     overlay(todo)
 }
@@ -124,7 +126,8 @@ fn overlay(todo: &Instructions) -> Result<(), String> {
     make_dir(&upper)?;
     make_dir(&work)?;
     // The attributes of the upper directory are those of the job's `/`.
-    chown(&upper, Some(Uid::from_raw(1)), Some(Gid::from_raw(1)))
+    let (uid, gid) = (Uid::from_raw(todo.job_root), Gid::from_raw(todo.job_root));
+    chown(&upper, Some(uid), Some(gid))
         .map_err(|e| format!("could not give {} to the job: {e}", upper.display()))?;
     // volatile: the upper directory dies with the job, so nothing of it needs to reach the disk.
     let mut options = OsString::from("userxattr,volatile,lowerdir=");
@@ -183,9 +186,9 @@ fn escaped(path: &Path) -> OsString {
     OsString::from(OsStr::from_bytes(&out))
 }
 
-fn bind(entry: &HostMount, at: &Path) -> Result<(), String> {
+fn bind(entry: &HostMount, at: &Path, job_root: u32) -> Result<(), String> {
     if !entry.read_only {
-        give(&entry.host)?;
+        give(&entry.host, job_root)?;
     }
     if entry.host.is_dir() {
         make_dir(at)?;

@@ -6,12 +6,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bryo_model::NetworkMode;
+use bryo_model::{IdSlot, NetworkMode};
 use serde::Serialize;
 
 use super::info::{NetworkHelper, PodmanInfo};
 use crate::privileges::OPEN_FILES;
-use crate::subid::JOB_IDS;
 use crate::{Access, CAPABILITIES, Missing, Mount, Root, SandboxError, SandboxSpec};
 
 /// The label by which a container is known to be ours; its value is the sandbox's name.
@@ -23,13 +22,16 @@ pub(super) const WORK_LABEL: &str = "org.bryo.work";
 /// The job's host name.
 const HOSTNAME: &str = "bryo";
 
-/// Where a container goes in the cgroup hierarchy. Without such a place rootless podman drops limits silently.
+/// Where a container goes in the cgroup hierarchy, and whose ids it has. Without a place there rootless podman drops
+/// limits silently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Placement {
     /// What podman takes: the absolute name of a cgroup with `cgroupfs`, the name of a slice with `systemd`.
     pub(crate) cgroup_parent: String,
     /// The directory of that cgroup.
     pub(crate) cgroup_dir: PathBuf,
+    /// Which of the user's subordinate ids are the job's.
+    pub(crate) slot: IdSlot,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,7 +157,8 @@ pub(super) struct Host<'a> {
 impl<'a> Create<'a> {
     /// # Errors
     ///
-    /// When the recipe is not for podman, or the host has nothing that could connect a network namespace.
+    /// When the recipe is not for podman, or the host has nothing that could connect a network namespace, or podman does
+    /// not have the job's ids.
     pub(super) fn new(
         spec: &'a SandboxSpec,
         placement: &'a Placement,
@@ -167,11 +170,7 @@ impl<'a> Create<'a> {
             ));
         };
         let (netns, network_options) = network(spec.network.mode, host.info)?;
-        let ids = [IdMap {
-            container_id: 0,
-            host_id: 1,
-            size: host.info.subordinate_ids.min(JOB_IDS),
-        }];
+        let ids = [ids(placement.slot, host.info)?];
         let open_files = OPEN_FILES.min(host.open_files);
         Ok(Self {
             name: spec.name.as_str(),
@@ -230,6 +229,25 @@ impl<'a> Create<'a> {
             }],
         })
     }
+}
+
+/// Ids of its own are had whole or not at all; of the shared ones podman may have fewer.
+fn ids(slot: IdSlot, info: &PodmanInfo) -> Result<IdMap, SandboxError> {
+    if slot.is_own() && !info.has(slot) {
+        return Err(SandboxError::Host(vec![Missing::new(
+            format!(
+                "podman has {} of the user's subordinate ids, and this job is to have those up to number {}",
+                info.subordinate_ids,
+                slot.last()
+            ),
+            "run podman system migrate while no container runs, and start podman's service again",
+        )]));
+    }
+    Ok(IdMap {
+        container_id: 0,
+        host_id: slot.first(),
+        size: info.subordinate_ids.min(IdSlot::IDS),
+    })
 }
 
 /// The directory that the attempt's own one is in.
@@ -352,9 +370,18 @@ mod tests {
     }
 
     fn json(spec: &SandboxSpec, info: &PodmanInfo) -> Result<serde_json::Value, SandboxError> {
+        with_ids(spec, info, IdSlot::SHARED)
+    }
+
+    fn with_ids(
+        spec: &SandboxSpec,
+        info: &PodmanInfo,
+        slot: IdSlot,
+    ) -> Result<serde_json::Value, SandboxError> {
         let placement = Placement {
             cgroup_parent: "/agent/job".to_owned(),
             cgroup_dir: "/sys/fs/cgroup/agent/job".into(),
+            slot,
         };
         let hosts = PathBuf::from("/w/hosts");
         let host = Host {
@@ -401,6 +428,21 @@ mod tests {
         }"#;
         let wanted: serde_json::Value = serde_json::from_str(wanted).unwrap();
         assert_eq!(got, wanted);
+    }
+
+    #[test]
+    fn ids_of_its_own() {
+        let (spec, mut info) = (recipe(NetworkMode::None), info(None));
+        let slot = IdSlot::new(2).unwrap();
+        info.subordinate_ids = 3 * IdSlot::IDS;
+        let got = with_ids(&spec, &info, slot).unwrap();
+        let map = serde_json::json!([{"container_id": 0, "host_id": 131_073, "size": 65_536}]);
+        assert_eq!(got["idmappings"]["UIDMap"], map);
+        assert_eq!(got["idmappings"]["GIDMap"], map);
+        // One id too few is too few.
+        info.subordinate_ids -= 1;
+        let error = with_ids(&spec, &info, slot).unwrap_err().to_string();
+        assert!(error.contains("podman system migrate"), "{error}");
     }
 
     #[test]

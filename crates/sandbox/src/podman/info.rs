@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bryo_model::IdSlot;
 use serde::{Deserialize, Serialize};
 
 use crate::SandboxError;
@@ -47,6 +48,11 @@ pub(crate) struct PodmanInfo {
 }
 
 impl PodmanInfo {
+    /// Whether it has all ids of this slot.
+    pub(super) const fn has(&self, slot: IdSlot) -> bool {
+        self.subordinate_ids >= slot.last()
+    }
+
     /// Reads the answer to `GET info`.
     ///
     /// # Errors

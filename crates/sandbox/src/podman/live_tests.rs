@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use bryo_model::{ContainerName, JobId, LimitPolicy, Limits, LogStream, NetworkMode};
+use bryo_model::{ContainerName, IdSlot, JobId, LimitPolicy, Limits, LogStream, NetworkMode};
 
 use super::request::Call;
 use super::{Init, Placement, PodmanClient, PodmanContainer};
@@ -99,6 +99,7 @@ impl Lab {
             placement: Placement {
                 cgroup_parent: crate::cgroup::name_of(&cgroup_dir),
                 cgroup_dir,
+                slot: IdSlot::SHARED,
             },
         }
     }

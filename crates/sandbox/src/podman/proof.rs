@@ -9,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bryo_model::IdSlot;
+
 use crate::{CAPABILITIES, SandboxError};
 
 /// Checks the id maps of a process that has not started yet, and gives its cgroup's directory.
@@ -39,6 +41,58 @@ pub(super) fn before_start(pid: i32, parent: &Path) -> Result<PathBuf, SandboxEr
             parent.display()
         )))
     }
+}
+
+/// Checks that a container has exactly the ids of its slot, as the helper's own maps have them: podman counts the user's
+/// subordinate ids by itself, and need not count as we do.
+///
+/// # Errors
+///
+/// When it has others, which may be those of another job.
+pub(super) fn ids(pid: i32, helper: i32, slot: IdSlot) -> Result<(), SandboxError> {
+    for file in ["uid_map", "gid_map"] {
+        let (map, ours) = (read(pid, file)?, read(helper, file)?);
+        let whole = host_ids(&map, 0, u32::MAX);
+        if whole.is_none() || whole != host_ids(&ours, slot.first(), IdSlot::IDS) {
+            return Err(SandboxError::Podman(format!(
+                "the container's {file} does not have the ids that are this job's: {:?}; podman must have the ranges \
+                 of /etc/subuid and /etc/subgid in their order there (podman system migrate)",
+                map.trim()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The host's ids behind `count` ids from `first` on, as far as the map has them: first and count of each range, the
+/// shortest list of them. A map that is not understood has none.
+pub(crate) fn host_ids(map: &str, first: u32, count: u32) -> Option<Vec<(u64, u64)>> {
+    let (first, end) = (u64::from(first), u64::from(first) + u64::from(count));
+    let mut lines = map
+        .lines()
+        .map(|line| {
+            let numbers: Result<Vec<u64>, _> = line.split_whitespace().map(str::parse).collect();
+            let [inside, host, count] = numbers.ok()?.try_into().ok()?;
+            Some((inside, host, count))
+        })
+        .collect::<Option<Vec<(u64, u64, u64)>>>()?;
+    lines.sort_unstable();
+    let mut found: Vec<(u64, u64)> = Vec::new();
+    for (inside, host, count) in lines {
+        let from = inside.max(first);
+        let until = inside.saturating_add(count).min(end);
+        if from >= until {
+            continue;
+        }
+        let (at, count) = (host.saturating_add(from - inside), until - from);
+        match found.last_mut() {
+            Some(last) if last.0.saturating_add(last.1) == at => {
+                last.1 = last.1.saturating_add(count);
+            }
+            _ => found.push((at, count)),
+        }
+    }
+    (!found.is_empty()).then_some(found)
 }
 
 /// How long the runtime may take from the word "start" to the job's first instruction, and how often it is looked.
@@ -148,6 +202,28 @@ mod tests {
             ("0 x 1\n", false),
         ] {
             assert_eq!(is_unmapped(map, 1501), unmapped, "{map:?}");
+        }
+    }
+
+    #[test]
+    fn the_hosts_ids_behind_a_map() {
+        let helper = "0 1500 1\n1 100000 70000\n70001 300000 61072\n";
+        let shared = host_ids(helper, 1, 65_536);
+        assert_eq!(shared, Some(vec![(100_000, 65_536)]));
+        let own = host_ids(helper, 65_537, 65_536).unwrap();
+        assert_eq!(own, [(165_536, 4464), (300_000, 61_072)]);
+        // The container's own map has the same ids in other words.
+        let container = "4464 300000 30000\n0 165536 4464\n34464 330000 31072\n";
+        assert_eq!(host_ids(container, 0, u32::MAX), Some(own.clone()));
+        for other in [
+            "0 165537 65536\n",
+            "0 165536 4464\n4464 300001 61072\n",
+            "0 165536 4464\n4464 300000 61073\n",
+        ] {
+            assert_ne!(host_ids(other, 0, u32::MAX), Some(own.clone()), "{other}");
+        }
+        for bad in ["", "0 1\n", "0 x 1\n", "0 1 1 1\n"] {
+            assert_eq!(host_ids(bad, 0, u32::MAX), None, "{bad:?}");
         }
     }
 

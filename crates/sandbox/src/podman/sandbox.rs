@@ -5,12 +5,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bryo_model::NetworkMode;
+use bryo_model::{IdSlot, NetworkMode};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::info::CgroupManager;
+use super::proof;
 use super::{Init, Placement, PodmanClient, PodmanContainer, PodmanInfo, socket_path};
 use crate::cgroup::JobCgroup;
 use crate::contract::{Container, Doing};
@@ -18,7 +19,8 @@ use crate::logs::Logs;
 use crate::network::close_link_local;
 use crate::proc::{handles, is_in, parent_of};
 use crate::runtime::RuntimePlaces;
-use crate::{Delegation, Exit, Leftover, Missing, SandboxError, SandboxSpec};
+use crate::userns::UserNamespace;
+use crate::{Exit, Host, Leftover, Missing, SandboxError, SandboxSpec};
 
 /// How often podman is asked to remove a container, and how far apart.
 const REMOVALS: u32 = 10;
@@ -111,28 +113,40 @@ impl PodmanRuntime {
         self.client.remove(name).await
     }
 
+    /// The client; one that is known to have too few ids is asked again, for the user may have got more meanwhile.
+    async fn client_with(&self, slot: IdSlot) -> Result<PodmanClient, SandboxError> {
+        if slot.is_own() && !self.client.info().has(slot) {
+            return PodmanClient::connect(self.client.socket()).await;
+        }
+        Ok(self.client.clone())
+    }
+
     /// Makes the container, with its namespaces and limits; nothing of the job runs yet.
     pub(crate) async fn create(
         &self,
-        delegation: &Delegation,
+        host: &Host,
         spec: &SandboxSpec,
+        slot: IdSlot,
     ) -> Result<PodmanSandbox, SandboxError> {
+        let client = self.client_with(slot).await?;
         let name = spec.name.as_str();
         let (limits, policy) = (&spec.limits, spec.limit_policy);
         // The layer that the container writes to is in podman's own store.
         let at = [spec.work.as_path(), self.client.info().graph_root.as_path()];
         let cgroup = match self.client.info().cgroup_manager {
-            CgroupManager::Cgroupfs => JobCgroup::create(delegation, name, limits, policy, &at)?,
+            CgroupManager::Cgroupfs => {
+                JobCgroup::create(&host.delegation, name, limits, policy, &at)?
+            }
             CgroupManager::Systemd => JobCgroup::create_slice(name, limits, policy, &at).await?,
         };
         let mut sandbox = PodmanSandbox {
             name: name.to_owned(),
-            client: self.client.clone(),
+            client,
             container: None,
             cgroup,
             init: None,
         };
-        match sandbox.make(spec).await {
+        match sandbox.make(spec, slot, &host.userns).await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
                 sandbox.remove().await;
@@ -155,14 +169,25 @@ pub(crate) struct PodmanSandbox {
 }
 
 impl PodmanSandbox {
-    async fn make(&mut self, spec: &SandboxSpec) -> Result<(), SandboxError> {
+    async fn make(
+        &mut self,
+        spec: &SandboxSpec,
+        slot: IdSlot,
+        userns: &UserNamespace,
+    ) -> Result<(), SandboxError> {
         let placement = Placement {
             cgroup_parent: self.cgroup.podman_parent(),
             cgroup_dir: self.cgroup.dir().to_owned(),
+            slot,
         };
         let container = self.client.create(spec, &placement).await?;
         let container = self.container.insert(container);
         let init = container.init().await?;
+        if let Init::Ready { pid } = init
+            && slot.is_own()
+        {
+            proof::ids(pid, userns.pid(), slot)?;
+        }
         if let Init::Ready { pid } = init
             && spec.network.mode == NetworkMode::Isolated
         {

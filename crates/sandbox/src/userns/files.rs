@@ -15,23 +15,17 @@ use rustix::fs::{Dir, FileType};
 
 /// The agent, seen from inside the helper's namespace.
 const AGENT: u32 = 0;
-/// The job's root, seen from there.
-const JOB_ROOT: u32 = 1;
 
 pub(super) fn directory_flags() -> OFlag {
     OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY
 }
 
-/// Gives one directory, not what is in it, to the job's root; any user of the job may write to it.
-pub(crate) fn give(path: &Path) -> Result<(), String> {
+/// Gives one directory, not what is in it, to the job's root, an id of the helper's namespace; any user of the job may
+/// write to it.
+pub(crate) fn give(path: &Path, root: u32) -> Result<(), String> {
     let text = |e: Errno| format!("could not give {} to the job: {e}", path.display());
     let fd = open(path, directory_flags(), Mode::empty()).map_err(text)?;
-    fchown(
-        &fd,
-        Some(Uid::from_raw(JOB_ROOT)),
-        Some(Gid::from_raw(JOB_ROOT)),
-    )
-    .map_err(text)?;
+    fchown(&fd, Some(Uid::from_raw(root)), Some(Gid::from_raw(root))).map_err(text)?;
     fchmod(&fd, Mode::from_bits_truncate(0o777)).map_err(text)
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bryo_model::IdSlot;
 use bryo_process::{Program, Running, Stdio};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
@@ -104,8 +105,8 @@ impl UserNamespace {
         self.ended.borrow().is_none()
     }
 
-    /// The program that starts another one as root of the helper's namespaces: in it, id 0 is the agent and id 1 + *i*
-    /// is id *i* of a job. Append the path of a program and its arguments.
+    /// The program that starts another one as root of the helper's namespaces: in it, id 0 is the agent and the ids of
+    /// jobs are as [`IdSlot`] has them. Append the path of a program and its arguments.
     #[must_use]
     pub fn inside(&self) -> InsideProgram {
         Program::new("/proc/self/exe")
@@ -123,14 +124,15 @@ impl UserNamespace {
         &self.base
     }
 
-    /// Gives a directory to the job's root; any user of the job may write to it.
+    /// Gives a directory to the root of a job with these ids; any user of the job may write to it.
     ///
     /// # Errors
     ///
     /// When the helper is gone or the system refuses.
-    pub(crate) async fn give(&self, path: &Path) -> Result<(), SandboxError> {
+    pub(crate) async fn give(&self, path: &Path, slot: IdSlot) -> Result<(), SandboxError> {
         self.ask(Wish::Give {
             path: path.to_owned(),
+            root: slot.first(),
         })
         .await
     }
@@ -176,15 +178,22 @@ impl UserNamespace {
     }
 
     /// Makes the nested namespaces of one attempt.
-    pub(crate) async fn nest(&self, name: &str, network: bool) -> Result<Nested, SandboxError> {
+    pub(crate) async fn nest(
+        &self,
+        name: &str,
+        slot: IdSlot,
+        network: bool,
+    ) -> Result<Nested, SandboxError> {
         self.ask(Wish::Nest {
             name: name.to_owned(),
+            first: slot.first(),
             network,
         })
         .await?;
         let (user, net) = nested::pins(&self.base, name);
         Ok(Nested {
             name: name.to_owned(),
+            slot,
             root: PathBuf::from(format!("/proc/{}/root", self.pid)),
             user,
             net: network.then_some(net),
@@ -336,12 +345,18 @@ async fn map(program: &'static str, pid: i32, map: Vec<String>) -> Result<(), Sa
 #[derive(Clone, Debug)]
 pub(crate) struct Nested {
     name: String,
+    slot: IdSlot,
     root: PathBuf,
     user: PathBuf,
     net: Option<PathBuf>,
 }
 
 impl Nested {
+    /// Whose ids the job has.
+    pub(crate) const fn slot(&self) -> IdSlot {
+        self.slot
+    }
+
     /// The user namespace, as a path in the helper's mount namespace.
     pub(crate) fn user(&self) -> &Path {
         &self.user

@@ -6,6 +6,9 @@
 //!  subuid i      ------->   1 + i            ------->     i
 //! ```
 //!
+//! So it is for the jobs that share slot 0; those that get ids of their own begin at a later id ([`bryo_model::IdSlot`]).
+//! The helper has the ids of all slots, so that it can clean up after any attempt, whichever it had.
+//!
 //! One long-lived helper process holds the outer namespace and a mount namespace of its own. In it, id 0 is the agent
 //! and ids from 1 on are the agent's subordinate ids; so what runs there may give files to a job and take them back.
 //! A job gets a nested user namespace in which the agent's uid does not exist: a break-out meets an id that owns nothing.

@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
+use bryo_model::IdSlot;
+
 use super::roles::Role;
-use crate::subid::JOB_IDS;
 
 /// Where the namespaces of attempt `name` are pinned, beneath the helper's own directory.
 pub(super) fn pins(base: &Path, name: &str) -> (PathBuf, PathBuf) {
@@ -19,8 +20,8 @@ pub(super) fn pins(base: &Path, name: &str) -> (PathBuf, PathBuf) {
     )
 }
 
-/// Makes the namespaces and pins them. The process that makes them is gone afterwards.
-pub(super) fn make(base: &Path, name: &str, network: bool) -> Result<(), String> {
+/// Makes the namespaces and pins them; `first` is the job's id 0. The process that makes them is gone afterwards.
+pub(super) fn make(base: &Path, name: &str, first: u32, network: bool) -> Result<(), String> {
     let mut child = Command::new("/proc/self/exe")
         .arg(Role::Nested.name())
         .arg(if network { "network" } else { "alone" })
@@ -30,7 +31,7 @@ pub(super) fn make(base: &Path, name: &str, network: bool) -> Result<(), String>
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| format!("could not start the namespace maker: {e}"))?;
-    let result = map_and_pin(&mut child, base, name, network);
+    let result = map_and_pin(&mut child, base, name, first, network);
     // The end of its input ends it, whatever happened.
     drop(child.stdin.take());
     let mut said = String::new();
@@ -48,6 +49,7 @@ fn map_and_pin(
     child: &mut std::process::Child,
     base: &Path,
     name: &str,
+    first: u32,
     network: bool,
 ) -> Result<(), String> {
     let mut ready = [0];
@@ -58,7 +60,7 @@ fn map_and_pin(
         .read_exact(&mut ready)
         .map_err(|e| format!("the namespace maker did not answer: {e}"))?;
     let proc = PathBuf::from(format!("/proc/{}", child.id()));
-    let map = format!("0 1 {JOB_IDS}\n");
+    let map = format!("0 {first} {}\n", IdSlot::IDS);
     for file in ["uid_map", "gid_map"] {
         let path = proc.join(file);
         // One write call: the kernel takes a map once, whole.

@@ -15,12 +15,17 @@ pub(super) struct Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Wish {
-    /// Make and pin a nested user namespace, and a network namespace that it owns if asked.
-    Nest { name: String, network: bool },
+    /// Make and pin a nested user namespace, in which the ids from `first` on are 0 and up, and a network
+    /// namespace that it owns if asked.
+    Nest {
+        name: String,
+        first: u32,
+        network: bool,
+    },
     /// Let go of both.
     Unnest { name: String },
-    /// Give a directory to the job's root.
-    Give { path: PathBuf },
+    /// Give a directory to the root of a job: its id 0, as it is counted here.
+    Give { path: PathBuf, root: u32 },
     /// Take a whole tree back: everything becomes the agent's, readable and removable.
     Reclaim { path: PathBuf },
     /// Remove a tree of any owner.
