@@ -24,7 +24,11 @@ as_root() {
   sudo ${ask:+"$ask"} "$@"
 }
 
-# ensure_bed_user - the user of root's test runs exists and owns 65536 subordinate ids that nobody else has.
+# BED_IDS - subordinate ids of the user: those that jobs share, and ids of their own for two jobs at one time
+BED_IDS=$((3 * 65536))
+
+# ensure_bed_user - the user of root's test runs exists and owns so many subordinate ids that nobody else has. One who has
+# fewer gets what is missing; what the user has stays, and so do files that belong to it.
 ensure_bed_user() {
   local f
   if ! id -u "$BED_USER" >/dev/null 2>&1; then
@@ -32,12 +36,23 @@ ensure_bed_user() {
     useradd --create-home --shell /bin/bash --comment 'Bryo test bed' "$BED_USER"
   fi
   for f in /etc/subuid /etc/subgid; do
-    grep -q "^$BED_USER:" "$f" 2>/dev/null && continue
-    say "gives $BED_USER 65536 subordinate ids in $f"
-    # behind everyone else's, and not below the first id that useradd itself would give
-    awk -F: 'BEGIN { top = 100000 } $2 + $3 > top { top = $2 + $3 } END { print top }' "$f" 2>/dev/null |
-      { read -r first || first=100000; echo "$BED_USER:$first:65536" >> "$f"; }
+    # Two beds may begin at one time.
+    ( flock 7; give_ids "$f" ) 7< /etc
   done
+}
+
+# give_ids FILE - for ensure_bed_user
+give_ids() {
+  local first missing
+  # behind everyone else's, and not below the first id that useradd itself would give
+  read -r first missing < <(awk -F: -v user="$BED_USER" -v ids="$BED_IDS" '
+    BEGIN { top = 100000 }
+    $2 + $3 > top { top = $2 + $3 }
+    $1 == user { ids -= $3 }
+    END { print top, ids }' "$1" 2>/dev/null)
+  [ "$missing" -gt 0 ] || return 0
+  say "gives $BED_USER $missing subordinate ids in $1"
+  echo "$BED_USER:$first:$missing" >> "$1"
 }
 
 # as_bed_user COMMAND... - root runs one command as the bed's user, in root's own namespaces and cgroup.

@@ -22,4 +22,4 @@ mod world;
 
 pub use repository::Repository;
 pub use told::Told;
-pub use world::{Runtime, World, wait_until};
+pub use world::{Going, Runtime, World, wait_until};

@@ -25,6 +25,8 @@ mod inputs;
 mod logs;
 /// What a job prints.
 mod output;
+/// Jobs with subordinate ids of their own.
+mod own_ids;
 /// What a job leaves, and what is published of it.
 mod results;
 

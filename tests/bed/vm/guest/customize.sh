@@ -7,7 +7,9 @@ root=$1 guest=$2
 
 chroot "$root" useradd --create-home --uid 1000 --shell /bin/bash builder
 for f in subuid subgid; do
-  grep -q '^builder:' "$root/etc/$f" || echo builder:100000:65536 >> "$root/etc/$f"
+  # as in the bed (lib.sh): more than useradd gives
+  sed -i '/^builder:/d' "$root/etc/$f" 2>/dev/null || true
+  echo builder:100000:196608 >> "$root/etc/$f"
 done
 mkdir -p "$root/var/lib/systemd/linger" "$root"/etc/systemd/{journald.conf.d,system/user@.service.d,system/systemd-udev-trigger.service.d}
 : > "$root/var/lib/systemd/linger/builder"
