@@ -10,7 +10,8 @@
 //! Why `init` and `start` are two steps: in between, ids and cgroup can be looked at while the job's first instruction
 //! has not run.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -20,7 +21,7 @@ use super::error::RequestError;
 use super::logs::PodmanLogs;
 use super::proof;
 use super::request::Call;
-use super::watch::Watch;
+use super::watch::{Refusals, Watch};
 use crate::{Exit, SandboxError};
 
 /// The network helper is started by this one too.
@@ -50,6 +51,7 @@ struct Ready {
     /// The runtime's, until it becomes the job.
     name: String,
     watch: Watch,
+    refusals: Option<Refusals>,
 }
 
 /// What became of the job's first process before it was let go.
@@ -128,13 +130,33 @@ impl PodmanContainer {
             ));
         }
         let cgroup = proof::before_start(pid, &self.cgroup_parent)?;
-        let watch = Watch::open(&cgroup).map_err(SandboxError::file("watch", cgroup))?;
+        let watch = Watch::open(&cgroup).map_err(SandboxError::file("watch", &cgroup))?;
+        self.die_whole(&cgroup);
         self.ready = Some(Ready {
             pid,
             name: proof::name(pid)?,
+            refusals: Refusals::watch(&cgroup, &self.cgroup_parent),
             watch,
         });
         Ok(Init::Ready { pid })
+    }
+
+    /// Half a build is no build: out of memory, the kernel ends all of the container or nothing. That is said of the topmost
+    /// cgroup of the container, not of ours above it, in which conmon may be, and podman would not learn the end.
+    fn die_whole(&self, cgroup: &Path) {
+        let topmost = cgroup
+            .ancestors()
+            .find(|dir| dir.parent() == Some(&self.cgroup_parent));
+        if let Some(dir) = topmost {
+            // Without the memory controller there is no such file, and no such end.
+            let _ = fs::write(dir.join("memory.oom.group"), "1");
+        }
+    }
+
+    /// How often it was refused a process, where its own cgroup counts that.
+    pub(crate) fn pids_refused(&self) -> Option<u64> {
+        let refusals = self.ready.as_ref()?.refusals.as_ref();
+        refusals.map(Refusals::count)
     }
 
     /// Where the storage keeps what the job writes to its root, if it keeps that apart.

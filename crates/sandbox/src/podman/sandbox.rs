@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bryo_model::NetworkMode;
+use bryo_model::{NetworkMode, ResourceUse};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -324,6 +324,16 @@ impl Container for PodmanSandbox {
 
     fn cgroup(&self) -> &JobCgroup {
         &self.cgroup
+    }
+
+    fn counted(&self) -> ResourceUse {
+        ResourceUse {
+            pids_refused: self
+                .container
+                .as_ref()
+                .and_then(PodmanContainer::pids_refused),
+            ..ResourceUse::default()
+        }
     }
 
     fn writable<'a>(
