@@ -21,6 +21,7 @@ use super::logs::PodmanLogs;
 use super::proof;
 use super::request::Call;
 use super::watch::Watch;
+use crate::network::{Counters, Traffic};
 use crate::{Exit, SandboxError};
 
 /// The network helper is started by this one too.
@@ -41,6 +42,8 @@ pub(crate) struct PodmanContainer {
     pub(super) id: String,
     cgroup_parent: PathBuf,
     ready: Option<Ready>,
+    counters: Option<Counters>,
+    traffic: Option<Traffic>,
 }
 
 /// What is known of the first process since `init`.
@@ -85,6 +88,8 @@ impl PodmanContainer {
             id,
             cgroup_parent,
             ready: None,
+            counters: None,
+            traffic: None,
         }
     }
 
@@ -155,7 +160,7 @@ impl PodmanContainer {
     ///
     /// When the service goes away while the job runs, since the log stream went through it; when it goes away later and
     /// does not come back within a second; when it does not know the container any more.
-    pub(crate) async fn wait(&self) -> Result<Exit, SandboxError> {
+    pub(crate) async fn wait(&mut self) -> Result<Exit, SandboxError> {
         let watch = &self.ready()?.watch;
         tokio::select! {
             biased;
@@ -164,6 +169,10 @@ impl PodmanContainer {
             error = self.service_gone() => {
                 return Err(error.during("watch the container, whose log stream is lost"));
             }
+        }
+        // At once: the device that counts goes with the network program, and that with conmon.
+        if let Some(counters) = self.counters.take() {
+            self.traffic = counters.read();
         }
         let mut tries = 0;
         loop {
@@ -198,6 +207,17 @@ impl PodmanContainer {
         }
     }
 
+    /// Has the traffic of its network counted with these.
+    pub(crate) fn count(&mut self, counters: Counters) {
+        self.counters = Some(counters);
+    }
+
+    /// What it received and sent so far, where that is counted.
+    pub(crate) fn traffic(&self) -> Option<Traffic> {
+        let so_far = || self.counters.as_ref()?.read();
+        self.traffic.or_else(so_far)
+    }
+
     /// Removes it, running or not. Safe to repeat.
     ///
     /// # Errors
@@ -205,6 +225,7 @@ impl PodmanContainer {
     /// When podman cannot.
     pub(crate) async fn remove(&mut self) -> Result<(), SandboxError> {
         self.ready = None;
+        self.counters = None;
         self.client.remove(&self.id).await
     }
 

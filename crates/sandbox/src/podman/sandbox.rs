@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::info::CgroupManager;
+use super::info::{CgroupManager, NetworkHelper};
 use super::{Init, Placement, PodmanClient, PodmanContainer, PodmanInfo, socket_path};
 use crate::cgroup::JobCgroup;
 use crate::logs::Logs;
-use crate::network::close_link_local;
+use crate::network::{DNS, Traffic, close_network, rules};
 use crate::proc::{handles, is_in, parent_of};
 use crate::runtime::RuntimePlaces;
 use crate::{Delegation, Exit, Leftover, Missing, SandboxError, SandboxSpec};
@@ -22,6 +23,9 @@ use crate::{Delegation, Exit, Leftover, Missing, SandboxError, SandboxSpec};
 /// How often podman is asked to remove a container, and how far apart.
 const REMOVALS: u32 = 10;
 const REMOVE_AGAIN: Duration = Duration::from_millis(200);
+
+/// Where pasta answers DNS when podman starts it.
+const PASTA_DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 /// What the podman runtime needs of the host.
 #[derive(Clone, Debug)]
@@ -154,7 +158,13 @@ impl PodmanSandbox {
             let owner = parent_of(pid)
                 .ok_or_else(|| SandboxError::Podman("the prepared container is gone".to_owned()))?;
             let of = |pid: i32, kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
-            close_link_local(&of(owner, "user"), &of(pid, "net")).await?;
+            let dns = match self.client.info().network_helper {
+                Some(NetworkHelper::Pasta) => PASTA_DNS,
+                Some(NetworkHelper::Slirp4netns) | None => DNS,
+            };
+            let rules = rules(&spec.network, dns)?;
+            let counters = close_network(&of(owner, "user"), &of(pid, "net"), &rules).await?;
+            self.container()?.count(counters);
         }
         self.init = Some(init);
         Ok(())
@@ -217,6 +227,11 @@ impl PodmanSandbox {
             }
             _ => self.cgroup.kill(),
         }
+    }
+
+    /// What an isolated job received and sent so far.
+    pub(crate) fn traffic(&self) -> Option<Traffic> {
+        self.container.as_ref()?.traffic()
     }
 
     pub(crate) const fn cgroup(&self) -> &JobCgroup {
