@@ -10,6 +10,7 @@ use bryo_model::NetworkMode;
 use serde::Serialize;
 
 use super::info::{NetworkHelper, PodmanInfo};
+use crate::network::{DNS, resolver};
 use crate::privileges::OPEN_FILES;
 use crate::subid::JOB_IDS;
 use crate::{Access, CAPABILITIES, Missing, Mount, Root, SandboxError, SandboxSpec};
@@ -145,6 +146,8 @@ pub(super) struct Host<'a> {
     pub(super) info: &'a PodmanInfo,
     /// Our own `/etc/hosts` for the job.
     pub(super) hosts: &'a Path,
+    /// Our own `/etc/resolv.conf` for it, where we know who answers; else podman's.
+    pub(super) resolver: Option<&'a Path>,
     /// The most open files that may be asked for.
     pub(super) open_files: u64,
 }
@@ -199,7 +202,7 @@ impl<'a> Create<'a> {
             log_configuration: Log { driver: "none" },
             restart_policy: "no",
             stop_timeout: 0,
-            mounts: mounts(&spec.mounts, host.hosts),
+            mounts: mounts(&spec.mounts, host),
             image_volume_mode: "ignore",
             use_image_hosts: true,
             userns: PRIVATE,
@@ -235,17 +238,21 @@ pub(super) fn hosts_file() -> String {
 }
 
 /// In the given order, since one may lie beneath another; ours first, so that the recipe can have its own.
-fn mounts<'a>(mounts: &'a [Mount], hosts: &'a Path) -> Vec<WireMount<'a>> {
-    let at = Path::new("/etc/hosts");
-    let own = (!mounts.iter().any(|mount| mount.guest == at)).then_some(bind(
-        hosts,
-        at,
-        Access::ReadOnly,
-    ));
+fn mounts<'a>(mounts: &'a [Mount], host: &Host<'a>) -> Vec<WireMount<'a>> {
+    let own = [
+        ("/etc/hosts", Some(host.hosts)),
+        ("/etc/resolv.conf", host.resolver),
+    ];
+    let own = own.into_iter().filter_map(|(at, file)| {
+        let at = Path::new(at);
+        let free = !mounts.iter().any(|mount| mount.guest == at);
+        file.filter(|_| free)
+            .map(|file| bind(file, at, Access::ReadOnly))
+    });
     let given = mounts
         .iter()
         .map(|mount| bind(&mount.host, &mount.guest, mount.access));
-    own.into_iter().chain(given).collect()
+    own.chain(given).collect()
 }
 
 fn bind<'a>(source: &'a Path, destination: &'a Path, access: Access) -> WireMount<'a> {
@@ -258,6 +265,17 @@ fn bind<'a>(source: &'a Path, destination: &'a Path, access: Access) -> WireMoun
         source,
         destination,
         options: [access, "nosuid", "nodev", "rprivate"],
+    }
+}
+
+/// Our `/etc/resolv.conf`, if the job's name server is known: podman's own would name those of the host too.
+pub(super) fn resolver_file(spec: &SandboxSpec, info: &PodmanInfo) -> Option<String> {
+    match (spec.network.mode, info.network_helper) {
+        (NetworkMode::None, _) => Some(String::new()),
+        (NetworkMode::Isolated, Some(NetworkHelper::Slirp4netns)) => {
+            Some(resolver(&DNS.to_string()))
+        }
+        (NetworkMode::Isolated | NetworkMode::Host, _) => None,
     }
 }
 
@@ -350,6 +368,7 @@ mod tests {
         let host = Host {
             info,
             hosts: &hosts,
+            resolver: None,
             open_files: 20_000,
         };
         Create::new(spec, &placement, &host).map(|c| serde_json::to_value(c).unwrap())
