@@ -50,9 +50,7 @@ pub(crate) async fn close_network(
 }
 
 fn failed(why: &str) -> SandboxError {
-    SandboxError::Helper(format!(
-        "could not set the rules of the job's network: {why}"
-    ))
+    SandboxError::Network(why.to_owned())
 }
 
 /// The role ends with its input, so it still lives in the namespace when its counters are opened.

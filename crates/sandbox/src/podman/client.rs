@@ -9,9 +9,10 @@ use serde::Deserialize;
 use tokio::net::UnixStream;
 
 use super::container::PodmanContainer;
-use super::create::{Create, Host, Placement, hosts_file, resolver_file};
+use super::create::{Create, Host, Placement, hosts_file};
 use super::error::RequestError;
 use super::info::{self, PodmanInfo};
+use super::network::resolver_file;
 use super::request::{Answer, Call};
 use crate::{SandboxError, SandboxSpec};
 
@@ -90,8 +91,8 @@ impl PodmanClient {
             id: String,
         }
         let hosts = spec.work.join("hosts");
-        let resolver =
-            resolver_file(spec, &self.info).map(|text| (spec.work.join("resolv.conf"), text));
+        let resolver = resolver_file(spec.network.mode, &self.info)
+            .map(|text| (spec.work.join("resolv.conf"), text));
         let host = Host {
             info: &self.info,
             hosts: &hosts,

@@ -6,14 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bryo_model::NetworkMode;
 use serde::Serialize;
 
-use super::info::{NetworkHelper, PodmanInfo};
-use crate::network::{DNS, resolver};
+use super::info::PodmanInfo;
+use super::network::{Options, network};
 use crate::privileges::OPEN_FILES;
 use crate::subid::JOB_IDS;
-use crate::{Access, CAPABILITIES, Missing, Mount, Root, SandboxError, SandboxSpec};
+use crate::{Access, CAPABILITIES, Mount, Root, SandboxError, SandboxSpec};
 
 /// The label by which a container is known to be ours; its value is the sandbox's name.
 pub(super) const LABEL: &str = "org.bryo.job";
@@ -69,7 +68,7 @@ pub(super) struct Create<'a> {
     cgroupns: Namespace,
     netns: Namespace,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    network_options: BTreeMap<&'static str, &'static [&'static str]>,
+    network_options: Options,
     cap_drop: [&'static str; 1],
     cap_add: [&'static str; CAPABILITIES.len()],
     no_new_privileges: bool,
@@ -268,49 +267,12 @@ fn bind<'a>(source: &'a Path, destination: &'a Path, access: Access) -> WireMoun
     }
 }
 
-/// Our `/etc/resolv.conf`, if the job's name server is known: podman's own would name those of the host too.
-pub(super) fn resolver_file(spec: &SandboxSpec, info: &PodmanInfo) -> Option<String> {
-    match (spec.network.mode, info.network_helper) {
-        (NetworkMode::None, _) => Some(String::new()),
-        (NetworkMode::Isolated, Some(NetworkHelper::Slirp4netns)) => {
-            Some(resolver(&DNS.to_string()))
-        }
-        (NetworkMode::Isolated | NetworkMode::Host, _) => None,
-    }
-}
-
-type Options = BTreeMap<&'static str, &'static [&'static str]>;
-
-fn network(mode: NetworkMode, info: &PodmanInfo) -> Result<(&'static str, Options), SandboxError> {
-    match (mode, info.network_helper) {
-        (NetworkMode::None, _) => Ok(("none", Options::new())),
-        (NetworkMode::Host, _) => Ok(("host", Options::new())),
-        (NetworkMode::Isolated, Some(NetworkHelper::Slirp4netns)) => {
-            let options: &[_] = &[
-                "allow_host_loopback=false",
-                "enable_ipv6=false",
-                "mtu=65520",
-            ];
-            Ok(("slirp4netns", BTreeMap::from([("slirp4netns", options)])))
-        }
-        // podman itself adds --no-map-gw and closes all forwarded ports unless it is told otherwise.
-        (NetworkMode::Isolated, Some(NetworkHelper::Pasta)) => Ok(("pasta", Options::new())),
-        (NetworkMode::Isolated, None) => Err(SandboxError::Host(vec![Missing::new(
-            format!(
-                "podman {} has no slirp4netns or pasta for --network isolated",
-                info.version
-            ),
-            "sudo apt install slirp4netns, or run with --network none",
-        )])),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Network;
-    use crate::podman::info::CgroupManager;
-    use bryo_model::{ContainerName, JobId, LimitPolicy, Limits};
+    use crate::podman::info::{CgroupManager, NetworkHelper};
+    use bryo_model::{ContainerName, JobId, LimitPolicy, Limits, NetworkMode};
 
     fn info(helper: Option<NetworkHelper>) -> PodmanInfo {
         PodmanInfo {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,11 +10,12 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::info::{CgroupManager, NetworkHelper};
+use super::info::CgroupManager;
+use super::network::dns;
 use super::{Init, Placement, PodmanClient, PodmanContainer, PodmanInfo, socket_path};
 use crate::cgroup::JobCgroup;
 use crate::logs::Logs;
-use crate::network::{DNS, Traffic, close_network, rules};
+use crate::network::{Traffic, close_network, rules};
 use crate::proc::{handles, is_in, parent_of};
 use crate::runtime::RuntimePlaces;
 use crate::{Delegation, Exit, Leftover, Missing, SandboxError, SandboxSpec};
@@ -23,9 +23,6 @@ use crate::{Delegation, Exit, Leftover, Missing, SandboxError, SandboxSpec};
 /// How often podman is asked to remove a container, and how far apart.
 const REMOVALS: u32 = 10;
 const REMOVE_AGAIN: Duration = Duration::from_millis(200);
-
-/// Where pasta answers DNS when podman starts it.
-const PASTA_DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 /// What the podman runtime needs of the host.
 #[derive(Clone, Debug)]
@@ -158,11 +155,7 @@ impl PodmanSandbox {
             let owner = parent_of(pid)
                 .ok_or_else(|| SandboxError::Podman("the prepared container is gone".to_owned()))?;
             let of = |pid: i32, kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
-            let dns = match self.client.info().network_helper {
-                Some(NetworkHelper::Pasta) => PASTA_DNS,
-                Some(NetworkHelper::Slirp4netns) | None => DNS,
-            };
-            let rules = rules(&spec.network, dns)?;
+            let rules = rules(&spec.network, dns(self.client.info()))?;
             let counters = close_network(&of(owner, "user"), &of(pid, "net"), &rules).await?;
             self.container()?.count(counters);
         }
