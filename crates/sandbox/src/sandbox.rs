@@ -151,6 +151,8 @@ impl Sandbox {
         let refused = [of_cgroup.pids_refused, counted.pids_refused];
         ResourceUse {
             pids_refused: refused.into_iter().flatten().reduce(u64::max),
+            network_received_bytes: counted.network_received_bytes,
+            network_sent_bytes: counted.network_sent_bytes,
             ..of_cgroup
         }
     }

@@ -5,11 +5,10 @@
 //! exit code, which a job can fake.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use nix::sched::{CloneFlags, setns};
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, WaitStatus, wait};
 use serde::{Deserialize, Serialize};
@@ -45,10 +44,6 @@ pub(super) fn run(todo: &Instructions) -> Result<(), String> {
     let Some(end) = reap(crun, &todo.pid_file)? else {
         return Ok(());
     };
-    if let Some((namespace, file)) = &todo.network {
-        // Counters that cannot be read are missing in the report, and change nothing else.
-        let _ = counters(namespace).and_then(|text| fs::write(file, text));
-    }
     let text = serde_json::to_vec(&end).map_err(|e| e.to_string())?;
     fs::write(&todo.end_file, text)
         .map_err(|e| format!("could not write {}: {e}", todo.end_file.display()))
@@ -80,9 +75,4 @@ fn reap(crun: i32, pid_file: &Path) -> Result<Option<End>, String> {
             Err(error) => return Err(format!("the job's first process was lost: {error}")),
         }
     }
-}
-
-fn counters(namespace: &Path) -> std::io::Result<String> {
-    setns(File::open(namespace)?, CloneFlags::CLONE_NEWNET)?;
-    fs::read_to_string("/proc/thread-self/net/dev")
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bryo_model::NetworkMode;
+use bryo_model::{NetworkMode, ResourceUse};
 use bryo_process::{Program, Running, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,7 +18,7 @@ use super::{CrunRuntime, Ready};
 use crate::cgroup::{JobCgroup, name_of};
 use crate::contract::{Container, Doing};
 use crate::logs::Logs;
-use crate::network::DNS;
+use crate::network::{DNS, Traffic, resolver};
 use crate::proc::{handles, is_first};
 use crate::userns::{Role, UserNamespace};
 use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
@@ -37,6 +37,7 @@ pub(crate) struct CrunSandbox {
     cgroup: JobCgroup,
     work: PathBuf,
     running: Option<Running>,
+    traffic: Option<Traffic>,
 }
 
 impl CrunSandbox {
@@ -56,6 +57,7 @@ impl CrunSandbox {
             cgroup,
             work: spec.work.clone(),
             running: None,
+            traffic: None,
         }
     }
 
@@ -118,9 +120,6 @@ impl CrunSandbox {
             crun: self.crun_run(),
             pid_file: self.pid_file(),
             end_file: self.end_file(),
-            network: nested
-                .net()
-                .map(|namespace| (namespace.to_owned(), self.network_file())),
         };
         for dir in [self.bundle(), self.overlay()] {
             fs::create_dir(&dir).map_err(SandboxError::file("make", &dir))?;
@@ -148,10 +147,6 @@ impl CrunSandbox {
 
     fn end_file(&self) -> PathBuf {
         self.work.join("end.json")
-    }
-
-    fn network_file(&self) -> PathBuf {
-        self.work.join("network")
     }
 
     fn pid_file(&self) -> PathBuf {
@@ -212,8 +207,14 @@ impl CrunSandbox {
             .wait()
             .await
             .map_err(SandboxError::program("wait for the worker"))?;
-        if let Some(network) = self.ready.as_ref().and_then(|r| r.network.as_ref()) {
-            network.end();
+        if let Some(ready) = &mut self.ready {
+            // The device that counts goes with the network program.
+            if let Some(counters) = ready.counters.take() {
+                self.traffic = counters.read();
+            }
+            if let Some(network) = &ready.network {
+                network.end();
+            }
         }
         // crun writes to its log only when it could not make or start the container.
         let log = fs::read_to_string(self.crun_log()).unwrap_or_default();
@@ -273,6 +274,12 @@ impl CrunSandbox {
         self.cgroup.kill()
     }
 
+    /// What an isolated job received and sent so far.
+    fn traffic(&self) -> Option<Traffic> {
+        let so_far = || self.ready.as_ref()?.counters.as_ref()?.read();
+        self.traffic.or_else(so_far)
+    }
+
     /// Removes everything of the container but its work directory. Safe to repeat.
     pub(crate) async fn remove(&mut self) -> Vec<Leftover> {
         let mut left = Vec::new();
@@ -321,6 +328,10 @@ impl Container for CrunSandbox {
         &self.cgroup
     }
 
+    fn counted(&self) -> ResourceUse {
+        Traffic::reported(self.traffic())
+    }
+
     fn writable<'a>(
         &'a self,
         spec: &'a SandboxSpec,
@@ -345,7 +356,7 @@ fn etc_files(network: NetworkMode) -> Vec<(&'static str, String)> {
     let resolver = match network {
         NetworkMode::None => String::new(),
         NetworkMode::Host => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-        NetworkMode::Isolated => format!("nameserver {DNS}\n"),
+        NetworkMode::Isolated => resolver(&DNS.to_string()),
     };
     vec![
         ("resolv.conf", resolver),

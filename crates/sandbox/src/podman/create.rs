@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bryo_model::NetworkMode;
 use serde::Serialize;
 
-use super::info::{NetworkHelper, PodmanInfo};
+use super::info::PodmanInfo;
+use super::network::{Options, network};
 use crate::privileges::OPEN_FILES;
 use crate::subid::JOB_IDS;
-use crate::{Access, CAPABILITIES, Missing, Mount, Root, SandboxError, SandboxSpec};
+use crate::{Access, CAPABILITIES, Mount, Root, SandboxError, SandboxSpec};
 
 /// The label by which a container is known to be ours; its value is the sandbox's name.
 pub(super) const LABEL: &str = "org.bryo.job";
@@ -71,7 +71,7 @@ pub(super) struct Create<'a> {
     cgroupns: Namespace,
     netns: Namespace,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    network_options: BTreeMap<&'static str, &'static [&'static str]>,
+    network_options: Options,
     cap_drop: [&'static str; 1],
     cap_add: [&'static str; CAPABILITIES.len()],
     no_new_privileges: bool,
@@ -148,6 +148,8 @@ pub(super) struct Host<'a> {
     pub(super) info: &'a PodmanInfo,
     /// Our own `/etc/hosts` for the job.
     pub(super) hosts: &'a Path,
+    /// Our own `/etc/resolv.conf` for it, where we know who answers; else podman's.
+    pub(super) resolver: Option<&'a Path>,
     /// The most open files that may be asked for.
     pub(super) open_files: u64,
 }
@@ -202,7 +204,7 @@ impl<'a> Create<'a> {
             log_configuration: Log { driver: "none" },
             restart_policy: "no",
             stop_timeout: 0,
-            mounts: mounts(&spec.mounts, host.hosts),
+            mounts: mounts(&spec.mounts, host),
             image_volume_mode: "ignore",
             use_image_hosts: true,
             userns: PRIVATE,
@@ -244,17 +246,21 @@ pub(super) fn hosts_file() -> String {
 }
 
 /// In the given order, since one may lie beneath another; ours first, so that the recipe can have its own.
-fn mounts<'a>(mounts: &'a [Mount], hosts: &'a Path) -> Vec<WireMount<'a>> {
-    let at = Path::new("/etc/hosts");
-    let own = (!mounts.iter().any(|mount| mount.guest == at)).then_some(bind(
-        hosts,
-        at,
-        Access::ReadOnly,
-    ));
+fn mounts<'a>(mounts: &'a [Mount], host: &Host<'a>) -> Vec<WireMount<'a>> {
+    let own = [
+        ("/etc/hosts", Some(host.hosts)),
+        ("/etc/resolv.conf", host.resolver),
+    ];
+    let own = own.into_iter().filter_map(|(at, file)| {
+        let at = Path::new(at);
+        let free = !mounts.iter().any(|mount| mount.guest == at);
+        file.filter(|_| free)
+            .map(|file| bind(file, at, Access::ReadOnly))
+    });
     let given = mounts
         .iter()
         .map(|mount| bind(&mount.host, &mount.guest, mount.access));
-    own.into_iter().chain(given).collect()
+    own.chain(given).collect()
 }
 
 fn bind<'a>(source: &'a Path, destination: &'a Path, access: Access) -> WireMount<'a> {
@@ -270,38 +276,12 @@ fn bind<'a>(source: &'a Path, destination: &'a Path, access: Access) -> WireMoun
     }
 }
 
-type Options = BTreeMap<&'static str, &'static [&'static str]>;
-
-fn network(mode: NetworkMode, info: &PodmanInfo) -> Result<(&'static str, Options), SandboxError> {
-    match (mode, info.network_helper) {
-        (NetworkMode::None, _) => Ok(("none", Options::new())),
-        (NetworkMode::Host, _) => Ok(("host", Options::new())),
-        (NetworkMode::Isolated, Some(NetworkHelper::Slirp4netns)) => {
-            let options: &[_] = &[
-                "allow_host_loopback=false",
-                "enable_ipv6=false",
-                "mtu=65520",
-            ];
-            Ok(("slirp4netns", BTreeMap::from([("slirp4netns", options)])))
-        }
-        // podman itself adds --no-map-gw and closes all forwarded ports unless it is told otherwise.
-        (NetworkMode::Isolated, Some(NetworkHelper::Pasta)) => Ok(("pasta", Options::new())),
-        (NetworkMode::Isolated, None) => Err(SandboxError::Host(vec![Missing::new(
-            format!(
-                "podman {} has no slirp4netns or pasta for --network isolated",
-                info.version
-            ),
-            "sudo apt install slirp4netns, or run with --network none",
-        )])),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Network;
-    use crate::podman::info::CgroupManager;
-    use bryo_model::{ContainerName, JobId, LimitPolicy, Limits};
+    use crate::podman::info::{CgroupManager, NetworkHelper};
+    use bryo_model::{ContainerName, JobId, LimitPolicy, Limits, NetworkMode};
 
     fn info(helper: Option<NetworkHelper>) -> PodmanInfo {
         PodmanInfo {
@@ -360,6 +340,7 @@ mod tests {
         let host = Host {
             info,
             hosts: &hosts,
+            resolver: None,
             open_files: 20_000,
         };
         Create::new(spec, &placement, &host).map(|c| serde_json::to_value(c).unwrap())

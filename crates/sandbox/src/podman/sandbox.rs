@@ -11,11 +11,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::info::CgroupManager;
+use super::network::dns;
 use super::{Init, Placement, PodmanClient, PodmanContainer, PodmanInfo, socket_path};
 use crate::cgroup::JobCgroup;
 use crate::contract::{Container, Doing};
 use crate::logs::Logs;
-use crate::network::close_link_local;
+use crate::network::{Traffic, close_network, rules};
 use crate::proc::{handles, is_in, parent_of};
 use crate::runtime::RuntimePlaces;
 use crate::{Delegation, Exit, Leftover, Missing, SandboxError, SandboxSpec};
@@ -168,7 +169,10 @@ impl PodmanSandbox {
         {
             let owner = podmans_namespace(pid)
                 .ok_or_else(|| SandboxError::Podman("the prepared container is gone".to_owned()))?;
-            close_link_local(&owner, &PathBuf::from(format!("/proc/{pid}/ns/net"))).await?;
+            let net = PathBuf::from(format!("/proc/{pid}/ns/net"));
+            let rules = rules(&spec.network, dns(self.client.info()))?;
+            let counters = close_network(&owner, &net, &rules).await?;
+            self.container()?.count(counters);
         }
         self.init = Some(init);
         Ok(())
@@ -332,7 +336,7 @@ impl Container for PodmanSandbox {
                 .container
                 .as_ref()
                 .and_then(PodmanContainer::pids_refused),
-            ..ResourceUse::default()
+            ..Traffic::reported(self.container.as_ref().and_then(PodmanContainer::traffic))
         }
     }
 
