@@ -38,5 +38,11 @@ pub(crate) const READONLY_PATHS: [&str; 6] = [
     "/proc/sysrq-trigger",
 ];
 
+/// Where a job with a read-only root can write, besides its mounts: file systems in memory.
+pub(crate) const SCRATCH: [&str; 3] = ["/tmp", "/var/tmp", "/run"];
+
+/// How each of them is mounted. What is in them counts as the job's memory.
+pub(crate) const SCRATCH_OPTIONS: [&str; 4] = ["nosuid", "nodev", "mode=1777", "size=512m"];
+
 /// Open files of a job: soft and hard bound.
 pub(crate) const OPEN_FILES: u64 = 65_536;

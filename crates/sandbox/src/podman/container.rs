@@ -14,11 +14,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::client::PodmanClient;
 use super::error::RequestError;
 use super::logs::PodmanLogs;
-use super::proof;
+use super::proof::{self, Expected, HostConfig};
 use super::request::Call;
 use super::watch::Watch;
 use crate::{Exit, SandboxError};
@@ -40,6 +41,7 @@ pub(crate) struct PodmanContainer {
     client: PodmanClient,
     pub(super) id: String,
     cgroup_parent: PathBuf,
+    expected: Expected,
     ready: Option<Ready>,
 }
 
@@ -70,6 +72,14 @@ struct Inspected {
     state: State,
 }
 
+/// What is asked once, between `init` and `start`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Made {
+    state: State,
+    host_config: HostConfig,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct State {
@@ -79,17 +89,23 @@ struct State {
 }
 
 impl PodmanContainer {
-    pub(super) fn new(client: PodmanClient, id: String, cgroup_parent: PathBuf) -> Self {
+    pub(super) fn new(
+        client: PodmanClient,
+        id: String,
+        cgroup_parent: PathBuf,
+        expected: Expected,
+    ) -> Self {
         Self {
             client,
             id,
             cgroup_parent,
+            expected,
             ready: None,
         }
     }
 
-    /// Makes its namespaces, mounts, network and cgroup, and checks from `/proc` that neither our uid nor our gid is
-    /// mapped and that its cgroup is beneath the placement's.
+    /// Makes its namespaces, mounts, network and cgroup, and checks from `/proc` and from podman's own words that they
+    /// are those of the recipe.
     ///
     /// # Errors
     ///
@@ -104,17 +120,18 @@ impl PodmanContainer {
                 _ => Err(error.during("prepare the container")),
             };
         }
-        let inspected = self.inspect().await;
-        let pid = inspected
-            .map_err(|e| e.during("inspect the container"))?
-            .state
-            .pid;
+        let made: Made = self
+            .inspect()
+            .await
+            .map_err(|e| e.during("inspect the container"))?;
+        let pid = made.state.pid;
         if pid <= 0 {
             return Err(SandboxError::Podman(
                 "the prepared container has no process".to_owned(),
             ));
         }
-        let cgroup = proof::before_start(pid, &self.cgroup_parent)?;
+        let cgroup =
+            proof::before_start(pid, &self.cgroup_parent, &made.host_config, &self.expected)?;
         let watch = Watch::open(&cgroup).map_err(SandboxError::file("watch", cgroup))?;
         self.ready = Some(Ready {
             pid,
@@ -146,7 +163,7 @@ impl PodmanContainer {
     /// When it is not so; the caller kills it.
     pub(crate) async fn verify_running(&self) -> Result<(), SandboxError> {
         let ready = self.ready()?;
-        proof::running(ready.pid, &ready.name).await
+        proof::running(ready.pid, &ready.name, &self.expected).await
     }
 
     /// Waits for the end of the started job. Safe to drop and to call again.
@@ -224,7 +241,7 @@ impl PodmanContainer {
     async fn exit_code(&self) -> Result<i32, RequestError> {
         for ms in LOOKS {
             tokio::time::sleep(Duration::from_millis(ms)).await;
-            let state = self.inspect().await?.state;
+            let state = self.inspect::<Inspected>().await?.state;
             if matches!(state.status.as_str(), "stopped" | "exited") {
                 return Ok(state.exit_code);
             }
@@ -242,7 +259,7 @@ impl PodmanContainer {
             .ok_or_else(|| SandboxError::Podman("the container is not prepared".to_owned()))
     }
 
-    async fn inspect(&self) -> Result<Inspected, RequestError> {
+    async fn inspect<T: DeserializeOwned>(&self) -> Result<T, RequestError> {
         let call = Call::get(format!("/containers/{}/json", self.id));
         self.client.send(call).await?.json()
     }

@@ -10,9 +10,10 @@ use bryo_model::NetworkMode;
 use serde::Serialize;
 
 use super::info::{NetworkHelper, PodmanInfo};
-use crate::privileges::OPEN_FILES;
+use super::proof::{Expected, Wanted, capability_bits};
+use crate::privileges::{OPEN_FILES, SCRATCH, SCRATCH_OPTIONS};
 use crate::subid::JOB_IDS;
-use crate::{Access, CAPABILITIES, Missing, Mount, Root, SandboxError, SandboxSpec};
+use crate::{Access, CAPABILITIES, Missing, Root, SandboxError, SandboxSpec};
 
 /// The label by which a container is known to be ours; its value is the sandbox's name.
 pub(super) const LABEL: &str = "org.bryo.job";
@@ -50,6 +51,12 @@ pub(super) struct Create<'a> {
     init: bool,
     privileged: bool,
     read_only_filesystem: bool,
+    // Without it podman since 4.6 makes all of /dev read-only too. It adds file systems in memory only where there is
+    // none of ours.
+    read_write_tmpfs: bool,
+    seccomp_profile_path: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    apparmor_profile: Option<&'a str>,
     systemd: &'static str,
     #[serde(rename = "sdnotifyMode")]
     sdnotify_mode: &'static str,
@@ -70,11 +77,11 @@ pub(super) struct Create<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     network_options: BTreeMap<&'static str, &'static [&'static str]>,
     cap_drop: [&'static str; 1],
-    cap_add: [&'static str; CAPABILITIES.len()],
+    cap_add: &'static [&'static str],
     no_new_privileges: bool,
     cgroup_parent: &'a str,
     resource_limits: Resources,
-    r_limits: [Rlimit; 1],
+    r_limits: [Rlimit; 2],
 }
 
 #[derive(Debug, Serialize)]
@@ -106,7 +113,7 @@ struct WireMount<'a> {
     kind: &'static str,
     source: &'a Path,
     destination: &'a Path,
-    options: [&'static str; 4],
+    options: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -145,6 +152,8 @@ pub(super) struct Host<'a> {
     pub(super) info: &'a PodmanInfo,
     /// Our own `/etc/hosts` for the job.
     pub(super) hosts: &'a Path,
+    /// Our own system-call filter.
+    pub(super) seccomp: &'a Path,
     /// The most open files that may be asked for.
     pub(super) open_files: u64,
 }
@@ -192,14 +201,17 @@ impl<'a> Create<'a> {
             remove: false,
             init: false,
             privileged: false,
-            read_only_filesystem: false,
+            read_only_filesystem: spec.read_only_root,
+            read_write_tmpfs: spec.read_only_root,
+            seccomp_profile_path: host.seccomp,
+            apparmor_profile: spec.apparmor.as_deref(),
             systemd: "false",
             sdnotify_mode: "ignore",
             healthconfig: Health { test: ["NONE"] },
             log_configuration: Log { driver: "none" },
             restart_policy: "no",
             stop_timeout: 0,
-            mounts: mounts(&spec.mounts, host.hosts),
+            mounts: mounts(spec, host.hosts),
             image_volume_mode: "ignore",
             use_image_hosts: true,
             userns: PRIVATE,
@@ -214,18 +226,43 @@ impl<'a> Create<'a> {
             netns: Namespace { nsmode: netns },
             network_options,
             cap_drop: ["ALL"],
-            cap_add: CAPABILITIES,
+            // podman makes what is added ambient for an unprivileged user, who is to have none.
+            cap_add: if is_root(user) { &CAPABILITIES } else { &[] },
             no_new_privileges: true,
             cgroup_parent: &placement.cgroup_parent,
             resource_limits: Resources {
                 pids: Pids { limit: 0 },
             },
-            r_limits: [Rlimit {
-                kind: "nofile",
-                soft: open_files,
-                hard: open_files,
-            }],
+            r_limits: [rlimit("nofile", open_files), rlimit("core", 0)],
         })
+    }
+
+    /// What a container of this recipe is like.
+    pub(super) fn expected(&self, info: &PodmanInfo) -> Expected {
+        let (ids, open_files) = (self.idmappings.uids[0], &self.r_limits[0]);
+        let binds = self.mounts.iter().filter(|mount| mount.kind == "bind");
+        Expected {
+            uids: (info.first_uid, ids.size),
+            gids: (info.first_gid, ids.size),
+            mounts: binds
+                .map(|mount| Wanted {
+                    host: mount.source.to_owned(),
+                    guest: mount.destination.to_owned(),
+                    access: match mount.options.contains(&"ro") {
+                        true => Access::ReadOnly,
+                        false => Access::ReadWrite,
+                    },
+                })
+                .collect(),
+            read_only_root: self.read_only_filesystem,
+            host_network: self.netns.nsmode == "host",
+            capabilities: if self.cap_add.is_empty() {
+                0
+            } else {
+                capability_bits()
+            },
+            open_files: open_files.hard,
+        }
     }
 }
 
@@ -234,9 +271,24 @@ pub(super) fn hosts_file() -> String {
     format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost {HOSTNAME}\n")
 }
 
+/// The `User` of an image, as podman reads it.
+fn is_root(user: &str) -> bool {
+    matches!(user.split(':').next(), None | Some("" | "0" | "root"))
+}
+
+const fn rlimit(kind: &'static str, most: u64) -> Rlimit {
+    Rlimit {
+        kind,
+        soft: most,
+        hard: most,
+    }
+}
+
 /// In the given order, since one may lie beneath another; ours first, so that the recipe can have its own.
-fn mounts<'a>(mounts: &'a [Mount], hosts: &'a Path) -> Vec<WireMount<'a>> {
+fn mounts<'a>(spec: &'a SandboxSpec, hosts: &'a Path) -> Vec<WireMount<'a>> {
+    let mounts = &spec.mounts;
     let at = Path::new("/etc/hosts");
+    let scratch = SCRATCH.iter().filter(|_| spec.read_only_root);
     let own = (!mounts.iter().any(|mount| mount.guest == at)).then_some(bind(
         hosts,
         at,
@@ -245,7 +297,11 @@ fn mounts<'a>(mounts: &'a [Mount], hosts: &'a Path) -> Vec<WireMount<'a>> {
     let given = mounts
         .iter()
         .map(|mount| bind(&mount.host, &mount.guest, mount.access));
-    own.into_iter().chain(given).collect()
+    scratch
+        .map(|at| scratch_mount(Path::new(at)))
+        .chain(own)
+        .chain(given)
+        .collect()
 }
 
 fn bind<'a>(source: &'a Path, destination: &'a Path, access: Access) -> WireMount<'a> {
@@ -257,7 +313,17 @@ fn bind<'a>(source: &'a Path, destination: &'a Path, access: Access) -> WireMoun
         kind: "bind",
         source,
         destination,
-        options: [access, "nosuid", "nodev", "rprivate"],
+        options: vec![access, "nosuid", "nodev", "rprivate"],
+    }
+}
+
+/// Empty, as with crun: podman would else copy what the image has there.
+fn scratch_mount(at: &Path) -> WireMount<'_> {
+    WireMount {
+        kind: "tmpfs",
+        source: Path::new("tmpfs"),
+        destination: at,
+        options: SCRATCH_OPTIONS.into_iter().chain(["notmpcopyup"]).collect(),
     }
 }
 
@@ -290,8 +356,8 @@ fn network(mode: NetworkMode, info: &PodmanInfo) -> Result<(&'static str, Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Network;
     use crate::podman::info::CgroupManager;
+    use crate::{Mount, Network};
     use bryo_model::{ContainerName, JobId, LimitPolicy, Limits};
 
     fn info(helper: Option<NetworkHelper>) -> PodmanInfo {
@@ -301,6 +367,8 @@ mod tests {
             graph_driver: "overlay".to_owned(),
             network_helper: helper,
             subordinate_ids: 100_000,
+            first_uid: 200_000,
+            first_gid: 300_000,
         }
     }
 
@@ -314,7 +382,7 @@ mod tests {
             name: ContainerName::of(JobId::from_parts(0, 0)),
             root: Root::PodmanImage {
                 id: "ab".repeat(32),
-                user: "1000:1000".to_owned(),
+                user: "0:0".to_owned(),
             },
             args: vec!["sh".to_owned(), "-c".to_owned(), "true".to_owned()],
             env: vec![
@@ -341,17 +409,25 @@ mod tests {
         }
     }
 
-    fn json(spec: &SandboxSpec, info: &PodmanInfo) -> Result<serde_json::Value, SandboxError> {
-        let placement = Placement {
+    fn placement() -> Placement {
+        Placement {
             cgroup_parent: "/agent/job".to_owned(),
             cgroup_dir: "/sys/fs/cgroup/agent/job".into(),
-        };
-        let hosts = PathBuf::from("/w/hosts");
-        let host = Host {
+        }
+    }
+
+    fn host<'a>(info: &'a PodmanInfo, hosts: &'a Path) -> Host<'a> {
+        Host {
             info,
-            hosts: &hosts,
+            hosts,
+            seccomp: Path::new("/w/seccomp.json"),
             open_files: 20_000,
-        };
+        }
+    }
+
+    fn json(spec: &SandboxSpec, info: &PodmanInfo) -> Result<serde_json::Value, SandboxError> {
+        let (placement, hosts) = (placement(), PathBuf::from("/w/hosts"));
+        let host = host(info, &hosts);
         Create::new(spec, &placement, &host).map(|c| serde_json::to_value(c).unwrap())
     }
 
@@ -364,9 +440,10 @@ mod tests {
             "image": "abababababababababababababababababababababababababababababababab",
             "entrypoint": [], "command": ["sh", "-c", "true"],
             "env": {"A": "x=y", "B": "2"}, "unsetenvall": true, "httpproxy": false,
-            "work_dir": "/repo", "user": "1000:1000", "umask": "0022", "hostname": "bryo",
+            "work_dir": "/repo", "user": "0:0", "umask": "0022", "hostname": "bryo",
             "terminal": false, "stdin": false, "remove": false, "init": false, "privileged": false,
-            "read_only_filesystem": false, "systemd": "false", "sdnotifyMode": "ignore",
+            "read_only_filesystem": false, "read_write_tmpfs": false,
+            "seccomp_profile_path": "/w/seccomp.json", "systemd": "false", "sdnotifyMode": "ignore",
             "healthconfig": {"Test": ["NONE"]}, "log_configuration": {"driver": "none"},
             "restart_policy": "no", "stop_timeout": 0,
             "mounts": [
@@ -387,10 +464,85 @@ mod tests {
             "cap_add": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"],
             "no_new_privileges": true, "cgroup_parent": "/agent/job",
             "resource_limits": {"pids": {"limit": 0}},
-            "r_limits": [{"type": "nofile", "soft": 20000, "hard": 20000}]
+            "r_limits": [{"type": "nofile", "soft": 20000, "hard": 20000},
+                         {"type": "core", "soft": 0, "hard": 0}]
         }"#;
         let wanted: serde_json::Value = serde_json::from_str(wanted).unwrap();
         assert_eq!(got, wanted);
+    }
+
+    #[test]
+    fn a_read_only_root_has_scratch_space_beneath_the_recipes_mounts() {
+        let mut spec = recipe(NetworkMode::None);
+        spec.read_only_root = true;
+        spec.apparmor = Some("bryo-job".to_owned());
+        let got = json(&spec, &info(None)).unwrap();
+        assert_eq!(got["read_only_filesystem"], true);
+        assert_eq!(got["read_write_tmpfs"], true);
+        assert_eq!(got["apparmor_profile"], "bryo-job");
+        let mounts = got["mounts"].as_array().unwrap();
+        let places: Vec<_> = mounts.iter().map(|m| m["destination"].as_str()).collect();
+        let wanted = [
+            "/tmp",
+            "/var/tmp",
+            "/run",
+            "/etc/hosts",
+            "/repo",
+            "/repo/out",
+        ];
+        assert_eq!(places, wanted.map(Some));
+        let options = ["nosuid", "nodev", "mode=1777", "size=512m", "notmpcopyup"];
+        assert_eq!(mounts[0]["options"], serde_json::json!(options));
+    }
+
+    #[test]
+    fn an_unprivileged_user_of_the_image_gets_no_capabilities() {
+        let mut spec = recipe(NetworkMode::None);
+        for (user, root) in [
+            ("", true),
+            ("root", true),
+            ("0:5", true),
+            ("ana", false),
+            ("1000", false),
+        ] {
+            spec.root = Root::PodmanImage {
+                id: "ab".repeat(32),
+                user: user.to_owned(),
+            };
+            let got = json(&spec, &info(None)).unwrap();
+            assert_eq!(
+                !got["cap_add"].as_array().unwrap().is_empty(),
+                root,
+                "{user:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_container_of_the_recipe_is_like() {
+        let spec = recipe(NetworkMode::None);
+        let (placement, hosts) = (placement(), PathBuf::from("/w/hosts"));
+        let info = info(None);
+        let host = host(&info, &hosts);
+        let expected = Create::new(&spec, &placement, &host)
+            .unwrap()
+            .expected(host.info);
+        assert_eq!(expected.uids, (200_000, 65_536));
+        assert_eq!(expected.gids, (300_000, 65_536));
+        assert_eq!((expected.capabilities, expected.open_files), (0xeb, 20_000));
+        let guests: Vec<_> = expected
+            .mounts
+            .iter()
+            .map(|m| (m.guest.to_str().unwrap(), m.access))
+            .collect();
+        assert_eq!(
+            guests,
+            [
+                ("/etc/hosts", Access::ReadOnly),
+                ("/repo", Access::ReadOnly),
+                ("/repo/out", Access::ReadWrite)
+            ]
+        );
     }
 
     #[test]

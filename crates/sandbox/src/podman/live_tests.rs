@@ -103,6 +103,19 @@ impl Lab {
         }
     }
 
+    /// The same recipe for another container.
+    fn again(&self, job: Job) -> Job {
+        let other = self.job(&[]);
+        Job {
+            spec: SandboxSpec {
+                name: other.spec.name,
+                work: other.spec.work,
+                ..job.spec
+            },
+            placement: other.placement,
+        }
+    }
+
     fn shell(&self, script: &str) -> Job {
         self.job(&["/bin/sh", "-c", script])
     }
@@ -253,7 +266,8 @@ async fn it_is_as_confined_as_the_recipe_says() {
                   grep 'open files' /proc/self/limits; echo host $(hostname); cat /etc/hosts; cat /proc/self/cgroup; \
                   ls -d /vol /run/secrets; touch /proc/sys/kernel/x; cat /proc/kcore | wc -c; ip link | grep -c mtu; \
                   for n in ipc uts pid net mnt user cgroup; do readlink /proc/self/ns/$n; done; \
-                  ls /proc | grep -c '^[0-9]'; grep ' /sys/fs/cgroup ' /proc/mounts";
+                  ls /proc | grep -c '^[0-9]'; grep ' /sys/fs/cgroup ' /proc/mounts; \
+                  unshare -r true || echo no nesting; grep core /proc/self/limits";
     let ended = lab.run(&lab.shell(script)).await;
     let text = ended.text();
     for line in [
@@ -269,6 +283,8 @@ async fn it_is_as_confined_as_the_recipe_says() {
         "host bryo",
         "127.0.0.1\tlocalhost bryo",
         "0::/",
+        "no nesting",
+        "Max core file size        0                    0                    bytes",
     ] {
         assert!(
             text.lines().any(|l| l.trim_end() == line.trim_end()),
@@ -320,6 +336,8 @@ async fn the_environment_and_the_command_are_the_recipes() {
     };
     job.spec.cwd = "/tmp".to_owned();
     assert_eq!(lab.run(&job).await.out, b"1000\n1000\n/tmp\n");
+    job.spec.args[2] = "grep Cap /proc/self/status | cut -f 2 | sort -u".to_owned();
+    assert_eq!(lab.run(&lab.again(job)).await.text(), "0000000000000000\n");
 }
 
 #[tokio::test]
