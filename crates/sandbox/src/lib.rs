@@ -7,6 +7,7 @@
 //!
 //! The crate refuses to know what a job is for: it takes directories and a command, and gives bytes and an exit.
 
+mod apparmor;
 mod cgroup;
 mod crun;
 mod error;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bryo_model::{LimitsInForce, NetworkMode, ResourceUse, RuntimeKind};
 use nix::sys::signal::Signal;
 
+use crate::apparmor;
 use crate::cgroup::JobCgroup;
 use crate::crun::{self, CrunRuntime, CrunSandbox};
 use crate::logs::Logs;
@@ -91,6 +92,15 @@ impl Runtime {
         }
     }
 
+    /// Whether jobs can run under this AppArmor profile; always, without one.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Host`] when the host or the runtime cannot do it.
+    pub fn check_apparmor(&self, profile: Option<&str>) -> Result<(), SandboxError> {
+        profile.map_or(Ok(()), |name| apparmor::check(name, self.kind()))
+    }
+
     /// Something the user should know about the host, though the job can run.
     #[must_use]
     pub fn advice(&self) -> Option<String> {
@@ -164,6 +174,10 @@ impl Runtime {
     ///
     /// When a limit cannot be enforced or the runtime refuses. Nothing is left then.
     pub async fn create(&self, spec: &SandboxSpec, ready: Ready) -> Result<Sandbox, SandboxError> {
+        if let Err(error) = self.check_apparmor(spec.apparmor.as_deref()) {
+            let _ = self.release(ready).await;
+            return Err(error);
+        }
         let living = match (&self.made_by, ready.0) {
             (MadeBy::Crun(crun), Some(ready)) => {
                 Living::Crun(Box::new(self.create_crun(crun, spec, ready).await?))
