@@ -13,7 +13,7 @@ async fn it_is_as_confined_as_the_recipe_says() {
                   ls -d /vol /run/secrets; touch /proc/sys/kernel/x; cat /proc/kcore | wc -c; ip link | grep -c mtu; \
                   for n in ipc uts pid net mnt user cgroup; do readlink /proc/self/ns/$n; done; \
                   ls /proc | grep -c '^[0-9]'; grep ' /sys/fs/cgroup ' /proc/mounts; \
-                  unshare -r true || echo no nesting; grep core /proc/self/limits";
+                  unshare -U true || echo no nesting; grep core /proc/self/limits";
     let ended = lab.run(&lab.shell(script)).await;
     let text = ended.text();
     for line in [
