@@ -120,7 +120,7 @@ mod tests {
                 ("clone".to_owned(), yes, None),
             ]
         );
-        let arg = rules[3].args().as_ref().unwrap()[0].clone();
+        let arg = rules[3].args().as_ref().unwrap()[0];
         assert_eq!((arg.value(), arg.value_two()), (0x7E02_0000, Some(0)));
     }
 }
