@@ -100,7 +100,7 @@ impl Outside {
         fs::write(&secret, "a secret of the agent\n").unwrap();
         fs::create_dir(&cache).unwrap();
         let sleep = Command::new("sleep").arg("1000").spawn();
-        let bystander = sleep.expect("sleep starts");
+        let bystander = sleep.unwrap();
         let traceable = traceable();
         let socket = world.path().join("socket");
         let name = format!("bryo-escape-{}", std::process::id());
@@ -158,14 +158,10 @@ impl Outside {
 
 impl Drop for Outside {
     fn drop(&mut self) {
-        for child in [
-            Some(&mut self.bystander),
-            self.traceable.as_mut().map(|t| &mut t.0),
-        ] {
-            if let Some(child) = child {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
+        let traceable = self.traceable.as_mut().map(|(child, _)| child);
+        for child in std::iter::once(&mut self.bystander).chain(traceable) {
+            let _ = child.kill();
+            let _ = child.wait();
         }
         if let Some((_, pid)) = &self.traceable
             && let Ok(pid) = pid.parse()
@@ -229,12 +225,10 @@ stories! {
         let mut wanted = CHECKS.to_vec();
         wanted.sort_unstable();
         assert_eq!(names, wanted);
-        let out: Vec<_> = found
-            .iter()
-            .filter(|(name, how)| {
-                !how.starts_with("refused ") && !(name.as_str() == "processes" && how.starts_with("skipped "))
-            })
-            .collect();
+        let refused = |name: &str, how: &str| {
+            how.starts_with("refused ") || (name == "processes" && how.starts_with("skipped "))
+        };
+        let out: Vec<_> = found.iter().filter(|(name, how)| !refused(name, how)).collect();
         assert!(out.is_empty(), "ways out: {out:#?}");
         outside.is_unharmed();
     }
