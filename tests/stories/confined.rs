@@ -1,9 +1,7 @@
-//! What a job can see and reach.
+//! What a job can see.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpListener;
 
 use crate::stories;
 
@@ -31,28 +29,6 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
 
 /// CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, KILL 5, SETGID 6, SETUID 7: the documented set.
 const CAPABILITIES: &str = "00000000000000eb";
-
-/// Accepts until the program ends, and greets.
-pub(crate) fn listener(address: &str) -> u16 {
-    let listener = TcpListener::bind((address, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for connection in listener.incoming() {
-            let mut connection = connection.unwrap();
-            let _ = connection.read(&mut [0; 64]);
-            let _ = connection.write_all(b"greetings\n");
-        }
-    });
-    port
-}
-
-/// An address of this host that is not loopback, if it has one.
-pub(crate) fn host_address() -> Option<String> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
-    // Nothing is sent: the kernel only chooses the address that it would send from.
-    socket.connect("192.0.2.1:9").ok()?;
-    Some(socket.local_addr().ok()?.ip().to_string())
-}
 
 stories! {
     fn shows_itself(world) {
@@ -142,44 +118,4 @@ stories! {
         told.because("AppArmor is not enabled");
         told.because("run without an AppArmor profile");
     }
-
-    fn talks_to_nobody_without_network(world) {
-        reach(world, "none", &["own-loopback closed", "gateway closed", "host closed", "link-local closed"]);
-    }
-
-    fn reaches_the_outside_but_not_the_hosts_loopback(world) {
-        reach(world, "isolated", &["own-loopback closed", "gateway closed", "host open", "link-local closed"]);
-    }
-}
-
-fn reach(world: &bryo_stories::World, network: &str, wanted: &[&str]) {
-    let Some(address) = host_address() else {
-        eprintln!("SKIPPED: this host has no address but loopback");
-        return;
-    };
-    let (loopback, any) = (listener("127.0.0.1"), listener("0.0.0.0"));
-    let repository = world.repository("talks");
-    let image = world.image("busybox.tar");
-    let told = world.run(
-        repository.path().to_str().unwrap(),
-        &[
-            "--image",
-            &image,
-            "--network",
-            network,
-            "--env",
-            &format!("HOST={address}"),
-            "--env",
-            &format!("PORT_LOOPBACK={loopback}"),
-            "--env",
-            &format!("PORT_ANY={any}"),
-            "--",
-            "sh",
-            "/repo/build.sh",
-        ],
-    );
-    told.ended(0, "succeeded");
-    let reached = fs::read_to_string(world.site().join("reached")).unwrap();
-    let lines: Vec<_> = reached.lines().collect();
-    assert_eq!(lines, wanted);
 }

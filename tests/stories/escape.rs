@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 
 use bryo_stories::World;
 
-use crate::confined::{host_address, listener};
+use crate::network::{host_addresses, listener};
 use crate::stories;
 
 /// Every check of the fixture, in its order: none can be missing.
@@ -112,7 +112,8 @@ impl Outside {
         let home = std::env::var("HOME").unwrap();
         let runtime = std::env::var("XDG_RUNTIME_DIR").unwrap_or_default();
         // Without another address there is nothing to reach; the checks then find nobody at loopback.
-        let host = host_address().unwrap_or_else(|| "127.0.0.1".to_owned());
+        let host = host_addresses().into_iter().next();
+        let host = host.unwrap_or_else(|| "127.0.0.1".to_owned());
         let told = vec![
             ("AGENT_UID", nix::unistd::getuid().to_string()),
             ("AGENT_FILES", format!("{}:{home}", secret.display())),
@@ -128,9 +129,9 @@ impl Outside {
                 "SOCKETS",
                 format!("{}:{runtime}/podman/podman.sock:@{name}", socket.display()),
             ),
-            ("LOOPBACK", listener("127.0.0.1").to_string()),
-            ("ANYWHERE", listener("0.0.0.0").to_string()),
-            ("CLOSED", format!("{host}:{}", listener("0.0.0.0"))),
+            ("LOOPBACK", listener("127.0.0.1", 1).to_string()),
+            ("ANYWHERE", listener("0.0.0.0", 1).to_string()),
+            ("CLOSED", format!("{host}:{}", listener("0.0.0.0", 1))),
             ("HOST", host),
             ("CACHE", cache.display().to_string()),
         ];

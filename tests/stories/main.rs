@@ -11,7 +11,7 @@
 mod cancelling;
 /// What does not depend on a runtime: the command line.
 mod command_line;
-/// What a job can see and reach.
+/// What a job can see.
 mod confined;
 /// Bryo killed, or not listened to.
 mod crashing;
@@ -23,6 +23,8 @@ mod escape;
 mod hardened;
 /// Where a job comes from and what it runs in.
 mod inputs;
+/// What a job can reach, and what it is given for that.
+mod network;
 /// What a job prints.
 mod output;
 /// What a job leaves, and what is published of it.

@@ -15,6 +15,7 @@ mod container;
 mod control;
 mod events;
 mod inputs;
+mod outside;
 mod publish;
 mod record;
 mod run;

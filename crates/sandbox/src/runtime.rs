@@ -343,7 +343,15 @@ impl Sandbox {
     /// What the job used so far, as the kernel counts it.
     #[must_use]
     pub fn usage(&self) -> ResourceUse {
-        self.cgroup().usage()
+        let traffic = match &self.living {
+            Living::Crun(sandbox) => sandbox.traffic(),
+            Living::Podman(sandbox) => sandbox.traffic(),
+        };
+        ResourceUse {
+            network_received_bytes: traffic.map(|t| t.received),
+            network_sent_bytes: traffic.map(|t| t.sent),
+            ..self.cgroup().usage()
+        }
     }
 
     /// The limits that were read back from the kernel.

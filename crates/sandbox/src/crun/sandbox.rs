@@ -17,7 +17,7 @@ use super::worker::{self, HostMount, Instructions};
 use super::{CrunRuntime, Ready};
 use crate::cgroup::{JobCgroup, name_of};
 use crate::logs::Logs;
-use crate::network::DNS;
+use crate::network::{DNS, Traffic, resolver};
 use crate::proc::{handles, is_first};
 use crate::userns::{Role, UserNamespace};
 use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
@@ -40,6 +40,7 @@ pub(crate) struct CrunSandbox {
     cgroup: JobCgroup,
     work: PathBuf,
     running: Option<Running>,
+    traffic: Option<Traffic>,
 }
 
 impl CrunSandbox {
@@ -60,6 +61,7 @@ impl CrunSandbox {
             cgroup,
             work: spec.work.clone(),
             running: None,
+            traffic: None,
         }
     }
 
@@ -198,8 +200,14 @@ impl CrunSandbox {
             .wait()
             .await
             .map_err(SandboxError::program("wait for crun"))?;
-        if let Some(network) = self.ready.as_ref().and_then(|r| r.network.as_ref()) {
-            network.end();
+        if let Some(ready) = &mut self.ready {
+            // The device that counts goes with the network program.
+            if let Some(counters) = ready.counters.take() {
+                self.traffic = counters.read();
+            }
+            if let Some(network) = &ready.network {
+                network.end();
+            }
         }
         // crun writes to its log only when it could not make or start the container.
         let log = fs::read_to_string(self.crun_log()).unwrap_or_default();
@@ -262,6 +270,12 @@ impl CrunSandbox {
         &self.cgroup
     }
 
+    /// What an isolated job received and sent so far.
+    pub(crate) fn traffic(&self) -> Option<Traffic> {
+        let so_far = || self.ready.as_ref()?.counters.as_ref()?.read();
+        self.traffic.or_else(so_far)
+    }
+
     /// Removes everything of the container but its work directory. Safe to repeat.
     pub(crate) async fn close(&mut self) -> Vec<Leftover> {
         let mut left = Vec::new();
@@ -304,7 +318,7 @@ fn etc_files(network: NetworkMode) -> Vec<(&'static str, String)> {
     let resolver = match network {
         NetworkMode::None => String::new(),
         NetworkMode::Host => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-        NetworkMode::Isolated => format!("nameserver {DNS}\n"),
+        NetworkMode::Isolated => resolver(&DNS.to_string()),
     };
     vec![
         ("resolv.conf", resolver),

@@ -12,6 +12,7 @@ use super::container::PodmanContainer;
 use super::create::{Create, Host, Placement, hosts_file};
 use super::error::RequestError;
 use super::info::{self, PodmanInfo};
+use super::network::resolver_file;
 use super::request::{Answer, Call};
 use crate::seccomp;
 use crate::{SandboxError, SandboxSpec};
@@ -91,15 +92,21 @@ impl PodmanClient {
             id: String,
         }
         let (hosts, seccomp) = (spec.work.join("hosts"), spec.work.join("seccomp.json"));
+        let resolver = resolver_file(spec.network.mode, &self.info)
+            .map(|text| (spec.work.join("resolv.conf"), text));
         let host = Host {
             info: &self.info,
             hosts: &hosts,
             seccomp: &seccomp,
+            resolver: resolver.as_ref().map(|(path, _)| path.as_path()),
             open_files: most_open_files(),
         };
         let recipe = Create::new(spec, placement, &host)?;
         fs::write(&hosts, hosts_file()).map_err(SandboxError::file("write", &hosts))?;
         write_filter(&seccomp)?;
+        if let Some((path, text)) = &resolver {
+            fs::write(path, text).map_err(SandboxError::file("write", path))?;
+        }
         let made = async {
             let call = Call::post("/containers/create").json(&recipe)?;
             let answer = self.send(call.within(CREATING)).await?;

@@ -22,6 +22,7 @@ use super::logs::PodmanLogs;
 use super::proof::{self, Expected, HostConfig};
 use super::request::Call;
 use super::watch::Watch;
+use crate::network::{Counters, Traffic};
 use crate::{Exit, SandboxError};
 
 /// The network helper is started by this one too.
@@ -43,6 +44,8 @@ pub(crate) struct PodmanContainer {
     cgroup_parent: PathBuf,
     expected: Expected,
     ready: Option<Ready>,
+    counters: Option<Counters>,
+    traffic: Option<Traffic>,
 }
 
 /// What is known of the first process since `init`.
@@ -101,6 +104,8 @@ impl PodmanContainer {
             cgroup_parent,
             expected,
             ready: None,
+            counters: None,
+            traffic: None,
         }
     }
 
@@ -172,7 +177,7 @@ impl PodmanContainer {
     ///
     /// When the service goes away while the job runs, since the log stream went through it; when it goes away later and
     /// does not come back within a second; when it does not know the container any more.
-    pub(crate) async fn wait(&self) -> Result<Exit, SandboxError> {
+    pub(crate) async fn wait(&mut self) -> Result<Exit, SandboxError> {
         let watch = &self.ready()?.watch;
         tokio::select! {
             biased;
@@ -181,6 +186,10 @@ impl PodmanContainer {
             error = self.service_gone() => {
                 return Err(error.during("watch the container, whose log stream is lost"));
             }
+        }
+        // At once: the device that counts goes with the network program, and that with conmon.
+        if let Some(counters) = self.counters.take() {
+            self.traffic = counters.read();
         }
         let mut tries = 0;
         loop {
@@ -215,6 +224,17 @@ impl PodmanContainer {
         }
     }
 
+    /// Has the traffic of its network counted with these.
+    pub(crate) fn count(&mut self, counters: Counters) {
+        self.counters = Some(counters);
+    }
+
+    /// What it received and sent so far, where that is counted.
+    pub(crate) fn traffic(&self) -> Option<Traffic> {
+        let so_far = || self.counters.as_ref()?.read();
+        self.traffic.or_else(so_far)
+    }
+
     /// Removes it, running or not. Safe to repeat.
     ///
     /// # Errors
@@ -222,6 +242,7 @@ impl PodmanContainer {
     /// When podman cannot.
     pub(crate) async fn remove(&mut self) -> Result<(), SandboxError> {
         self.ready = None;
+        self.counters = None;
         self.client.remove(&self.id).await
     }
 

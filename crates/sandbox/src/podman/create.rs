@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bryo_model::NetworkMode;
 use serde::Serialize;
 
-use super::info::{NetworkHelper, PodmanInfo};
+use super::info::PodmanInfo;
+use super::network::{Options, network};
 use super::proof::{Expected, Wanted, capability_bits};
 use crate::privileges::{OPEN_FILES, SCRATCH, SCRATCH_OPTIONS};
 use crate::subid::JOB_IDS;
-use crate::{Access, CAPABILITIES, Missing, Root, SandboxError, SandboxSpec};
+use crate::{Access, CAPABILITIES, Root, SandboxError, SandboxSpec};
 
 /// The label by which a container is known to be ours; its value is the sandbox's name.
 pub(super) const LABEL: &str = "org.bryo.job";
@@ -75,7 +75,7 @@ pub(super) struct Create<'a> {
     cgroupns: Namespace,
     netns: Namespace,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    network_options: BTreeMap<&'static str, &'static [&'static str]>,
+    network_options: Options,
     cap_drop: [&'static str; 1],
     cap_add: &'static [&'static str],
     no_new_privileges: bool,
@@ -154,6 +154,8 @@ pub(super) struct Host<'a> {
     pub(super) hosts: &'a Path,
     /// Our own system-call filter.
     pub(super) seccomp: &'a Path,
+    /// Our own `/etc/resolv.conf` for it, where we know who answers; else podman's.
+    pub(super) resolver: Option<&'a Path>,
     /// The most open files that may be asked for.
     pub(super) open_files: u64,
 }
@@ -211,7 +213,7 @@ impl<'a> Create<'a> {
             log_configuration: Log { driver: "none" },
             restart_policy: "no",
             stop_timeout: 0,
-            mounts: mounts(spec, host.hosts),
+            mounts: mounts(spec, host),
             image_volume_mode: "ignore",
             use_image_hosts: true,
             userns: PRIVATE,
@@ -285,15 +287,19 @@ const fn rlimit(kind: &'static str, most: u64) -> Rlimit {
 }
 
 /// In the given order, since one may lie beneath another; ours first, so that the recipe can have its own.
-fn mounts<'a>(spec: &'a SandboxSpec, hosts: &'a Path) -> Vec<WireMount<'a>> {
+fn mounts<'a>(spec: &'a SandboxSpec, host: &Host<'a>) -> Vec<WireMount<'a>> {
     let mounts = &spec.mounts;
-    let at = Path::new("/etc/hosts");
     let scratch = SCRATCH.iter().filter(|_| spec.read_only_root);
-    let own = (!mounts.iter().any(|mount| mount.guest == at)).then_some(bind(
-        hosts,
-        at,
-        Access::ReadOnly,
-    ));
+    let own = [
+        ("/etc/hosts", Some(host.hosts)),
+        ("/etc/resolv.conf", host.resolver),
+    ];
+    let own = own.into_iter().filter_map(|(at, file)| {
+        let at = Path::new(at);
+        let free = !mounts.iter().any(|mount| mount.guest == at);
+        file.filter(|_| free)
+            .map(|file| bind(file, at, Access::ReadOnly))
+    });
     let given = mounts
         .iter()
         .map(|mount| bind(&mount.host, &mount.guest, mount.access));
@@ -327,38 +333,12 @@ fn scratch_mount(at: &Path) -> WireMount<'_> {
     }
 }
 
-type Options = BTreeMap<&'static str, &'static [&'static str]>;
-
-fn network(mode: NetworkMode, info: &PodmanInfo) -> Result<(&'static str, Options), SandboxError> {
-    match (mode, info.network_helper) {
-        (NetworkMode::None, _) => Ok(("none", Options::new())),
-        (NetworkMode::Host, _) => Ok(("host", Options::new())),
-        (NetworkMode::Isolated, Some(NetworkHelper::Slirp4netns)) => {
-            let options: &[_] = &[
-                "allow_host_loopback=false",
-                "enable_ipv6=false",
-                "mtu=65520",
-            ];
-            Ok(("slirp4netns", BTreeMap::from([("slirp4netns", options)])))
-        }
-        // podman itself adds --no-map-gw and closes all forwarded ports unless it is told otherwise.
-        (NetworkMode::Isolated, Some(NetworkHelper::Pasta)) => Ok(("pasta", Options::new())),
-        (NetworkMode::Isolated, None) => Err(SandboxError::Host(vec![Missing::new(
-            format!(
-                "podman {} has no slirp4netns or pasta for --network isolated",
-                info.version
-            ),
-            "sudo apt install slirp4netns, or run with --network none",
-        )])),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::podman::info::CgroupManager;
+    use crate::podman::info::{CgroupManager, NetworkHelper};
     use crate::{Mount, Network};
-    use bryo_model::{ContainerName, JobId, LimitPolicy, Limits};
+    use bryo_model::{ContainerName, JobId, LimitPolicy, Limits, NetworkMode};
 
     fn info(helper: Option<NetworkHelper>) -> PodmanInfo {
         PodmanInfo {
@@ -420,6 +400,7 @@ mod tests {
         Host {
             info,
             hosts,
+            resolver: None,
             seccomp: Path::new("/w/seccomp.json"),
             open_files: 20_000,
         }

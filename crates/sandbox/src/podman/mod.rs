@@ -27,6 +27,7 @@ mod frames;
 mod images;
 mod info;
 mod logs;
+mod network;
 mod proof;
 mod request;
 mod sandbox;

@@ -11,10 +11,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::info::CgroupManager;
+use super::network::dns;
 use super::{Init, Placement, PodmanClient, PodmanContainer, PodmanInfo, socket_path};
 use crate::cgroup::JobCgroup;
 use crate::logs::Logs;
-use crate::network::close_link_local;
+use crate::network::{Traffic, close_network, rules};
 use crate::proc::{handles, is_in, parent_of};
 use crate::runtime::RuntimePlaces;
 use crate::{Delegation, Exit, Leftover, Missing, SandboxError, SandboxSpec};
@@ -154,7 +155,9 @@ impl PodmanSandbox {
             let owner = parent_of(pid)
                 .ok_or_else(|| SandboxError::Podman("the prepared container is gone".to_owned()))?;
             let of = |pid: i32, kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
-            close_link_local(&of(owner, "user"), &of(pid, "net")).await?;
+            let rules = rules(&spec.network, dns(self.client.info()))?;
+            let counters = close_network(&of(owner, "user"), &of(pid, "net"), &rules).await?;
+            self.container()?.count(counters);
         }
         self.init = Some(init);
         Ok(())
@@ -217,6 +220,11 @@ impl PodmanSandbox {
             }
             _ => self.cgroup.kill(),
         }
+    }
+
+    /// What an isolated job received and sent so far.
+    pub(crate) fn traffic(&self) -> Option<Traffic> {
+        self.container.as_ref()?.traffic()
     }
 
     pub(crate) const fn cgroup(&self) -> &JobCgroup {

@@ -24,8 +24,8 @@ pub enum Role {
     Inside,
     /// Makes the mounts of a job and becomes `crun`.
     Worker,
-    /// Closes link-local addresses in a job's network namespace.
-    CloseLinkLocal,
+    /// Sets the rules of a job's network namespace.
+    CloseNetwork,
 }
 
 impl Role {
@@ -34,7 +34,7 @@ impl Role {
         Self::Nested,
         Self::Inside,
         Self::Worker,
-        Self::CloseLinkLocal,
+        Self::CloseNetwork,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -43,7 +43,7 @@ impl Role {
             Self::Nested => "__nested",
             Self::Inside => "__inside",
             Self::Worker => "__worker",
-            Self::CloseLinkLocal => "__close-link-local",
+            Self::CloseNetwork => "__close-network",
         }
     }
 
@@ -68,7 +68,7 @@ pub fn role_main(role: Role, args: &[OsString]) -> Result<(), String> {
         Role::Nested => nested::maker_main(args.first().is_some_and(|a| a == "network")),
         Role::Inside => inside(args),
         Role::Worker => crate::crun::worker_main(args),
-        Role::CloseLinkLocal => crate::network::close_link_local_main(args),
+        Role::CloseNetwork => crate::network::close_network_main(args),
     }
 }
 
