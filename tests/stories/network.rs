@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
 use bryo_stories::{Told, World};
+use nix::sys::socket::SockaddrIn;
 
 use crate::stories;
 
@@ -30,7 +31,7 @@ pub(crate) fn listener(address: &str, times: usize) -> u16 {
 /// The IPv4 addresses of this host that are not loopback. Without one there is no outside, and the story is skipped.
 pub(crate) fn host_addresses() -> Vec<String> {
     let addresses = nix::ifaddrs::getifaddrs().unwrap();
-    let v4 = addresses.filter_map(|a| a.address?.as_sockaddr_in().map(|a| a.ip()));
+    let v4 = addresses.filter_map(|a| a.address?.as_sockaddr_in().map(SockaddrIn::ip));
     let all: Vec<_> = v4.filter(|a| !a.is_loopback()).collect();
     if all.is_empty() {
         eprintln!("SKIPPED: this host has no address but loopback");
