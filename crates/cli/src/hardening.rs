@@ -11,12 +11,7 @@ use nix::sys::resource::{Resource, setrlimit};
 
 /// Gives it up. What the kernel refuses to take stays as it was: none of it is what keeps a job in.
 pub(crate) fn harden() {
-    use caps::CapSet::{Ambient, Effective, Inheritable, Permitted};
-
-    // The permitted set last: the others are taken from it.
-    for set in [Ambient, Inheritable, Effective, Permitted] {
-        let _ = caps::clear(None, set);
-    }
+    bryo_sandbox::give_up_capabilities();
     let _ = set_dumpable(false);
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
 }

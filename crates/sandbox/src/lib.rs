@@ -29,7 +29,7 @@ pub use error::{Missing, SandboxError};
 pub use host::Host;
 pub use logs::Logs;
 pub use outcome::{Exit, Leftover, Piece};
-pub use privileges::CAPABILITIES;
+pub use privileges::{CAPABILITIES, give_up_capabilities};
 pub use runtime::{Ready, Runtime, RuntimePlaces, Sandbox};
 pub use spec::{Access, Mount, Network, Root, SandboxSpec, UserIds};
 pub use subid::SubordinateIds;
