@@ -84,4 +84,38 @@ stories! {
         assert!(told.err().contains("Read-only file system"), "{}", told.err());
         assert!(!told.err().contains("the source can"), "{}", told.err());
     }
+
+    fn writes_everywhere(world) {
+        // With a read-only root only the result, scratch space and what the kernel provides can be written to.
+        let scratch = ["/dev/shm yes", "/output yes", "/run yes", "/tmp yes", "/var/tmp yes"];
+        let rest = ["/ no", "/etc no", "/etc/hosts no", "/home no", "/repo no", "/root no", "/usr no", "/var no"];
+        world.build("writes-everywhere", &["--read-only"]).ended(0, "succeeded");
+        let written = || fs::read_to_string(world.site().join("written")).unwrap();
+        let mut wanted = [&scratch[..], &rest[..]].concat();
+        wanted.sort_unstable();
+        let text = written();
+        let (mounts, places): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with("tmpfs "));
+        assert_eq!(places, wanted);
+        for (at, mount) in ["/run", "/tmp", "/var/tmp"].iter().zip(&mounts) {
+            for word in [*at, "nosuid", "nodev", "size=524288k"] {
+                assert!(mount.contains(word), "{word} is not in {mount}");
+            }
+        }
+        assert_eq!(mounts.len(), 3, "{text}");
+        // Without it the image can be changed, for the time of the job.
+        world.build("writes-everywhere", &[]).ended(0, "succeeded");
+        assert!(written().contains("/usr yes\n") && written().contains("/repo no\n"), "{}", written());
+    }
+
+    fn no_apparmor_no_job(world) {
+        let on = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+        if on.is_ok_and(|on| on.trim() == "Y") {
+            eprintln!("SKIPPED: this host has AppArmor");
+            return;
+        }
+        let told = world.build("succeeds", &["--apparmor-profile", "bryo-job"]);
+        told.ended(3, "infrastructure");
+        told.because("AppArmor is not enabled");
+        told.because("run without an AppArmor profile");
+    }
 }

@@ -19,6 +19,10 @@ mod confined;
 mod crashing;
 /// How jobs end.
 mod ends;
+/// Trying to get out.
+mod escape;
+/// What the agent's own process gives up.
+mod hardened;
 /// Where a job comes from and what it runs in.
 mod inputs;
 /// What of a job's output is shown.

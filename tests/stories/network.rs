@@ -14,7 +14,7 @@ use crate::stories;
 const GREETING: &[u8] = b"greetings\n";
 
 /// Accepts until the program ends, and says this often.
-fn listener(address: &str, times: usize) -> u16 {
+pub(crate) fn listener(address: &str, times: usize) -> u16 {
     let listener = TcpListener::bind((address, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -29,7 +29,7 @@ fn listener(address: &str, times: usize) -> u16 {
 }
 
 /// The IPv4 addresses of this host that are not loopback. Without one there is no outside, and the story is skipped.
-fn host_addresses() -> Vec<String> {
+pub(crate) fn host_addresses() -> Vec<String> {
     let addresses = nix::ifaddrs::getifaddrs().unwrap();
     let v4 = addresses.filter_map(|a| a.address?.as_sockaddr_in().map(SockaddrIn::ip));
     let all: Vec<_> = v4.filter(|a| !a.is_loopback()).collect();

@@ -16,7 +16,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::filter;
 use bryo_model::NetworkMode;
 
-use crate::privileges::{CAPABILITIES, MASKED_PATHS, OPEN_FILES, READONLY_PATHS};
+use crate::privileges::{
+    CAPABILITIES, MASKED_PATHS, OPEN_FILES, READONLY_PATHS, SCRATCH, SCRATCH_OPTIONS,
+};
 use crate::spec::{Access, SandboxSpec, UserIds};
 
 /// What the bundle says beyond the recipe: where the worker puts things.
@@ -62,7 +64,7 @@ pub(super) fn config(
         .soft(0_u64)
         .hard(0_u64)
         .build()?;
-    let process = ProcessBuilder::default()
+    let mut process = ProcessBuilder::default()
         .terminal(false)
         .user(user)
         .args(spec.args.clone())
@@ -77,6 +79,7 @@ pub(super) fn config(
         .rlimits(vec![open_files, core])
         .no_new_privileges(true)
         .build()?;
+    process.set_apparmor_profile(spec.apparmor.clone());
     let linux = LinuxBuilder::default()
         .cgroups_path(place.cgroup)
         .resources(LinuxResourcesBuilder::default().build()?)
@@ -91,7 +94,7 @@ pub(super) fn config(
         .root(
             RootBuilder::default()
                 .path(place.rootfs)
-                .readonly(false)
+                .readonly(spec.read_only_root)
                 .build()?,
         )
         .hostname("bryo")
@@ -217,6 +220,10 @@ fn mounts(spec: &SandboxSpec, place: &Placement<'_>) -> Result<Vec<Mount>, OciSp
         sys,
         kernel("/sys/fs/cgroup", "cgroup", &read_only)?,
     ];
+    // Before the recipe's, one of which may lie beneath.
+    for at in SCRATCH.iter().filter(|_| spec.read_only_root) {
+        all.push(kernel(at, "tmpfs", &SCRATCH_OPTIONS)?);
+    }
     for (file, name) in place.etc {
         all.push(bind(file, &Path::new("/etc").join(name), Access::ReadOnly)?);
     }

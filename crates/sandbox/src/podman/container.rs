@@ -15,11 +15,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::client::PodmanClient;
 use super::error::RequestError;
 use super::logs::PodmanLogs;
-use super::proof;
+use super::proof::{self, Expected, HostConfig};
 use super::request::Call;
 use super::watch::{Refusals, Watch};
 use crate::network::{Counters, Traffic};
@@ -42,6 +43,7 @@ pub(crate) struct PodmanContainer {
     client: PodmanClient,
     pub(super) id: String,
     cgroup_parent: PathBuf,
+    expected: Expected,
     ready: Option<Ready>,
     counters: Option<Counters>,
     traffic: Option<Traffic>,
@@ -55,6 +57,7 @@ struct Ready {
     name: String,
     watch: Watch,
     refusals: Option<Refusals>,
+    upper: Option<PathBuf>,
 }
 
 /// What became of the job's first process before it was let go.
@@ -73,7 +76,6 @@ pub(crate) enum Init {
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
     state: State,
-    graph_driver: Option<GraphDriver>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -88,6 +90,15 @@ struct GraphData {
     upper_dir: Option<PathBuf>,
 }
 
+/// What is asked once, between `init` and `start`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Made {
+    state: State,
+    host_config: HostConfig,
+    graph_driver: Option<GraphDriver>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct State {
@@ -97,19 +108,25 @@ struct State {
 }
 
 impl PodmanContainer {
-    pub(super) fn new(client: PodmanClient, id: String, cgroup_parent: PathBuf) -> Self {
+    pub(super) fn new(
+        client: PodmanClient,
+        id: String,
+        cgroup_parent: PathBuf,
+        expected: Expected,
+    ) -> Self {
         Self {
             client,
             id,
             cgroup_parent,
+            expected,
             ready: None,
             counters: None,
             traffic: None,
         }
     }
 
-    /// Makes its namespaces, mounts, network and cgroup, and checks from `/proc` that neither our uid nor our gid is
-    /// mapped and that its cgroup is beneath the placement's.
+    /// Makes its namespaces, mounts, network and cgroup, and checks from `/proc` and from podman's own words that they
+    /// are those of the recipe.
     ///
     /// # Errors
     ///
@@ -124,23 +141,28 @@ impl PodmanContainer {
                 _ => Err(error.during("prepare the container")),
             };
         }
-        let inspected = self.inspect().await;
-        let pid = inspected
-            .map_err(|e| e.during("inspect the container"))?
-            .state
-            .pid;
+        let made: Made = self
+            .inspect()
+            .await
+            .map_err(|e| e.during("inspect the container"))?;
+        let pid = made.state.pid;
         if pid <= 0 {
             return Err(SandboxError::Podman(
                 "the prepared container has no process".to_owned(),
             ));
         }
-        let cgroup = proof::before_start(pid, &self.cgroup_parent)?;
+        let cgroup =
+            proof::before_start(pid, &self.cgroup_parent, &made.host_config, &self.expected)?;
         let watch = Watch::open(&cgroup).map_err(SandboxError::file("watch", &cgroup))?;
         self.die_whole(&cgroup);
         self.ready = Some(Ready {
             pid,
             name: proof::name(pid)?,
             refusals: Refusals::watch(&cgroup, &self.cgroup_parent),
+            upper: made
+                .graph_driver
+                .and_then(|driver| driver.data)
+                .and_then(|data| data.upper_dir),
             watch,
         });
         Ok(Init::Ready { pid })
@@ -165,16 +187,8 @@ impl PodmanContainer {
     }
 
     /// Where the storage keeps what the job writes to its root, if it keeps that apart.
-    ///
-    /// # Errors
-    ///
-    /// When podman does not say.
-    pub(crate) async fn upper_layer(&self) -> Result<Option<PathBuf>, SandboxError> {
-        let inspected = self.inspect().await;
-        let driver = inspected
-            .map_err(|e| e.during("inspect the container"))?
-            .graph_driver;
-        Ok(driver.and_then(|d| d.data).and_then(|d| d.upper_dir))
+    pub(crate) fn upper_layer(&self) -> Option<&Path> {
+        self.ready.as_ref()?.upper.as_deref()
     }
 
     /// Attaches to its output, then lets the job's first process go.
@@ -199,7 +213,7 @@ impl PodmanContainer {
     /// When it is not so; the caller kills it.
     pub(crate) async fn verify_running(&self) -> Result<(), SandboxError> {
         let ready = self.ready()?;
-        proof::running(ready.pid, &ready.name).await
+        proof::running(ready.pid, &ready.name, &self.expected).await
     }
 
     /// Waits for the end of the started job. Safe to drop and to call again.
@@ -293,7 +307,7 @@ impl PodmanContainer {
     async fn exit_code(&self) -> Result<i32, RequestError> {
         for ms in LOOKS {
             tokio::time::sleep(Duration::from_millis(ms)).await;
-            let state = self.inspect().await?.state;
+            let state = self.inspect::<Inspected>().await?.state;
             if matches!(state.status.as_str(), "stopped" | "exited") {
                 return Ok(state.exit_code);
             }
@@ -311,7 +325,7 @@ impl PodmanContainer {
             .ok_or_else(|| SandboxError::Podman("the container is not prepared".to_owned()))
     }
 
-    async fn inspect(&self) -> Result<Inspected, RequestError> {
+    async fn inspect<T: DeserializeOwned>(&self) -> Result<T, RequestError> {
         let call = Call::get(format!("/containers/{}/json", self.id));
         self.client.send(call).await?.json()
     }

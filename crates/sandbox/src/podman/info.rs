@@ -44,6 +44,10 @@ pub(crate) struct PodmanInfo {
     pub(crate) network_helper: Option<NetworkHelper>,
     /// How many subordinate ids it has, counted from id 1 of its own user namespace without a gap.
     pub(crate) subordinate_ids: u32,
+    /// What user id 1 of its own user namespace is on the host.
+    pub(crate) first_uid: u32,
+    /// What group id 1 is.
+    pub(crate) first_gid: u32,
 }
 
 impl PodmanInfo {
@@ -97,6 +101,8 @@ impl PodmanInfo {
             graph_root: wire.store.graph_root,
             network_helper,
             subordinate_ids,
+            first_uid: host_id_of_one(&maps.uidmap),
+            first_gid: host_id_of_one(&maps.gidmap),
         })
     }
 }
@@ -106,6 +112,13 @@ fn numbers(version: &str) -> (u32, u32) {
         .split(['.', '-'])
         .map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// The host's id for id 1; 0, which no job has, when it is not mapped.
+fn host_id_of_one(maps: &[WireMap]) -> u32 {
+    maps.iter()
+        .find(|map| map.container_id == 1)
+        .map_or(0, |map| map.host_id)
 }
 
 /// How many ids are mapped from 1 on without a gap.
@@ -163,6 +176,7 @@ struct WireMaps {
 #[derive(Debug, Deserialize)]
 struct WireMap {
     container_id: u32,
+    host_id: u32,
     size: u32,
 }
 
@@ -216,6 +230,8 @@ mod tests {
                 graph_root: "/g".into(),
                 network_helper: Some(NetworkHelper::Slirp4netns),
                 subordinate_ids: 65_536,
+                first_uid: 100_000,
+                first_gid: 100_000,
             }
         );
     }
@@ -240,7 +256,11 @@ mod tests {
 
     #[test]
     fn ids_are_counted_up_to_the_first_gap() {
-        let map = |container_id, size| WireMap { container_id, size };
+        let map = |container_id, size| WireMap {
+            container_id,
+            host_id: 100_000,
+            size,
+        };
         assert_eq!(from_one(&[map(0, 1), map(11, 5), map(1, 10)]), 15);
         assert_eq!(from_one(&[map(1, 10), map(12, 5)]), 10);
         assert_eq!(from_one(&[map(0, 65_536)]), 0);

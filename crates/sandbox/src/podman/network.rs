@@ -76,6 +76,8 @@ mod tests {
             graph_driver: "overlay".to_owned(),
             network_helper: Some(NetworkHelper::Slirp4netns),
             subordinate_ids: 65_536,
+            first_uid: 100_000,
+            first_gid: 100_000,
         };
         let file = |mode, info: &PodmanInfo| resolver_file(mode, info);
         let own = file(NetworkMode::Isolated, &info).unwrap();

@@ -179,11 +179,15 @@ impl PodmanSandbox {
     }
 
     /// Directories of the host that hold what the job writes.
-    pub(crate) async fn writable(&self, spec: &SandboxSpec) -> Result<Vec<PathBuf>, SandboxError> {
-        let layer = match &self.container {
-            Some(container) => container.upper_layer().await?,
-            None => None,
-        };
+    fn writable(&self, spec: &SandboxSpec) -> Result<Vec<PathBuf>, SandboxError> {
+        let mut all = spec.writable_mounts();
+        if let Some(Init::NotStarted(_)) = self.init {
+            return Ok(all);
+        }
+        let layer = self
+            .container
+            .as_ref()
+            .and_then(PodmanContainer::upper_layer);
         let layer = layer.ok_or_else(|| SandboxError::Limit {
             limit: "disk",
             why: format!(
@@ -194,8 +198,7 @@ impl PodmanSandbox {
                   system reset"
                 .to_owned(),
         })?;
-        let mut all = spec.writable_mounts();
-        all.push(layer);
+        all.push(layer.to_owned());
         Ok(all)
     }
 
@@ -344,7 +347,7 @@ impl Container for PodmanSandbox {
         &'a self,
         spec: &'a SandboxSpec,
     ) -> Doing<'a, Result<Vec<PathBuf>, SandboxError>> {
-        Box::pin(Self::writable(self, spec))
+        Box::pin(std::future::ready(Self::writable(self, spec)))
     }
 
     fn user_namespace(&self) -> Option<PathBuf> {
