@@ -120,12 +120,7 @@ pub(crate) fn lower(profile: &[u8], host: Host) -> Result<LinuxSeccomp, String> 
             arches.extend(map.sub_architectures.unwrap_or_default());
         }
     }
-    let mut syscalls = Vec::new();
-    for group in profile.syscalls {
-        if applies(&group, host)? {
-            syscalls.push(rule(group).map_err(|e| e.to_string())?);
-        }
-    }
+    let syscalls = decided(profile.syscalls, host)?;
     let syscalls = nesting::close(syscalls).map_err(|e| e.to_string())?;
     let mut seccomp = LinuxSeccompBuilder::default()
         .default_action(profile.default_action)
@@ -135,6 +130,24 @@ pub(crate) fn lower(profile: &[u8], host: Host) -> Result<LinuxSeccomp, String> 
         .map_err(|e| e.to_string())?;
     seccomp.set_default_errno_ret(profile.default_errno_ret);
     Ok(seccomp)
+}
+
+/// The rules of a profile for this host, as it has them.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn rules_of(profile: &[u8], host: Host) -> Result<Vec<LinuxSyscall>, String> {
+    let profile: Profile = serde_json::from_slice(profile).map_err(|e| e.to_string())?;
+    decided(profile.syscalls, host)
+}
+
+/// The groups that apply, without their conditions.
+fn decided(groups: Vec<Group>, host: Host) -> Result<Vec<LinuxSyscall>, String> {
+    let mut rules = Vec::new();
+    for group in groups {
+        if applies(&group, host)? {
+            rules.push(rule(group).map_err(|e| e.to_string())?);
+        }
+    }
+    Ok(rules)
 }
 
 /// Includes must all hold; one exclude that holds is enough.
@@ -271,7 +284,8 @@ mod tests {
             r#"{"names":["x"],"action":"SCMP_ACT_ALLOW","onlyIf":{"caps":["CAP_SYS_ADMIN"]}}"#;
         assert!(names(&profile(group)).is_err());
         let group = r#"{"names":["x"],"action":"SCMP_ACT_ERRNO","comment":"","errnoRet":1,"errno":"EPERM"}"#;
-        assert_eq!(names(&profile(group)).unwrap(), ["x"]);
+        let rules = rules_of(profile(group).as_bytes(), HOST).unwrap();
+        assert_eq!(rules[0].names(), &["x"]);
         assert!(names("{").is_err());
     }
 

@@ -152,7 +152,8 @@ pub(crate) fn check_map(map: &str, own: u32, (first, count): (u32, u32)) -> Resu
         .map(|number| number.parse::<u64>().ok())
         .collect();
     let wanted = [0, u64::from(first), u64::from(count)].map(Some);
-    if numbers == wanted && !(first..first.saturating_add(count)).contains(&own) {
+    let ids = u64::from(first)..u64::from(first) + u64::from(count);
+    if numbers == wanted && !ids.contains(&u64::from(own)) {
         return Ok(());
     }
     Err(format!(
