@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::bundle::{self, Placement};
 use super::filter::Filter;
-use super::parent::End;
+use super::parent::{self, End};
 use super::worker::{self, HostMount, Instructions};
 use super::{CrunRuntime, Ready};
 use crate::cgroup::{JobCgroup, name_of};
@@ -125,6 +125,8 @@ impl CrunSandbox {
             fs::create_dir(&dir).map_err(SandboxError::file("make", &dir))?;
         }
         write_json(&self.bundle().join("config.json"), &config)?;
+        let end = self.end_file();
+        parent::make_room(&end).map_err(SandboxError::file("write", end))?;
         write_json(&self.instructions(), &instructions)
     }
 
@@ -224,8 +226,7 @@ impl CrunSandbox {
                 false => Err(SandboxError::Crun(why)),
             };
         }
-        let end = fs::read(self.end_file()).ok();
-        match end.and_then(|text| serde_json::from_slice(&text).ok()) {
+        match parent::read(&self.end_file()) {
             Some(End::Code(code)) => Ok(Exit::Code(code)),
             Some(End::Signal(number)) => Ok(Exit::Signal(number)),
             None => {
