@@ -26,8 +26,9 @@ builder bash -c "$limits service" || bad=1
 swapoff /swap
 builder systemd-run --user --wait --pipe --quiet -p Delegate=yes bash -c "exec env $limits leaf" || bad=1
 
-# A way out that leads nowhere: pasta wants a default route.
-ip link add world type dummy && ip address add 192.0.2.1/24 dev world && ip link set world up && ip route add default dev world || bad=1
+# A way out that leads nowhere: pasta wants a default route with a gateway.
+ip link add world type dummy && ip address add 192.0.2.1/24 dev world && ip link set world up &&
+  ip route add default via 192.0.2.254 || bad=1
 network="BED_OUT='$BED_OUT' BED_PAYLOAD='$BED_PAYLOAD' timeout 600 '$BED_PAYLOAD/network.sh'"
 away() { mv "$(command -v "$1")" "/root/$1"; }
 away pasta
