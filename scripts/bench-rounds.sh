@@ -59,10 +59,35 @@ timed() { # timed ROUND NAME COMMAND...
   awk -v a="$begin" -v b="$end" 'BEGIN { printf "%.2f\n", (b - a) * 1000 }' >> "results/$name"
   if [ -s report.json ]; then mv report.json "results/$name.$round.json"; fi
 }
+# From the signal that cancels to the moment at which the kernel says that no process of the job is left. The job handles no
+# signal, so nothing of it is the job's own time. Looked at without starting a program.
+cancelled() { # cancelled ROUND RUNTIME
+  local pid line events begin end
+  rm -f said
+  mkfifo said
+  "$BRYO_BIN" run source --image "oci-archive:$BRYO_TEST_IMAGES/busybox.tar" --output cancelled-output --runtime "$2" \
+    --network none -- sh -c 'echo started >&2; while :; do sleep 1000; done' > /dev/null 2> said &
+  pid=$!
+  exec 9< said
+  while read -r -u 9 line; do
+    if [ "$line" = started ]; then break; fi
+  done
+  events=$(echo "$BRYO_TEST_CGROUP"/bryo-01*/cgroup.events)
+  begin=$EPOCHREALTIME
+  kill -TERM $pid
+  while read -r line 2>/dev/null < "$events" && [ "$line" = 'populated 1' ]; do :; done
+  end=$EPOCHREALTIME
+  wait $pid || [ $? = 130 ] || { echo "bench: a cancelled job ended with $?" >&2; exit 1; }
+  exec 9<&-
+  [ "$1" -gt 0 ] || return 0
+  awk -v a="$begin" -v b="$end" 'BEGIN { printf "%.2f\n", (b - a) * 1000 }' >> "results/cancel-$2"
+}
 for ((round = 1 - BRYO_BENCH_WARM_UP; round <= BRYO_BENCH_ROUNDS; round++)); do
   timed $round crun run_crun
   timed $round bryo-crun run_bryo bryo-crun crun none
   timed $round bryo-crun-isolated run_bryo bryo-crun-isolated crun isolated
   timed $round podman run_podman
   timed $round bryo-podman run_bryo bryo-podman podman none
+  cancelled $round crun
+  cancelled $round podman
 done

@@ -79,8 +79,20 @@ END
   done
   printf '\n| the same with prepare, which waits for the user namespace |'
   for way in "${ways[@]}"; do printf ' %s |' "$(stages "$way" '[.stages[] | select(.stage != "fetch") | .ms] | add')"; done
-  printf '\n\n'
   cat <<END
+
+
+From the signal that cancels to the moment at which no process of the job is left:
+
+| | median | 9/10 | longest |
+|---|---:|---:|---:|
+END
+  for way in crun podman; do
+    printf '| %s | %s | %s | %s |\n' "$way" "$(median "$work/results/cancel-$way")" "$(tenth "$work/results/cancel-$way")" \
+      "$(sort -n "$work/results/cancel-$way" | tail -1)"
+  done
+  cat <<END
+
 What is not in the run stage of bare crun and is in ours: the user namespace with subordinate ids (newuidmap and newgidmap,
 begun before the source is looked up), the overlay, the mounts of the contract, the cgroup with its read-back, and their
 removal. With a network the kernel takes some 20 ms to remove the job's network device, and Bryo waits until it has.

@@ -1,9 +1,7 @@
-//! What a job can see and reach.
+//! What a job can see.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpListener;
 
 use crate::stories;
 
@@ -31,28 +29,6 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
 
 /// CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, KILL 5, SETGID 6, SETUID 7: the documented set.
 const CAPABILITIES: &str = "00000000000000eb";
-
-/// Accepts until the program ends, and greets.
-fn listener(address: &str) -> u16 {
-    let listener = TcpListener::bind((address, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for connection in listener.incoming() {
-            let mut connection = connection.unwrap();
-            let _ = connection.read(&mut [0; 64]);
-            let _ = connection.write_all(b"greetings\n");
-        }
-    });
-    port
-}
-
-/// An address of this host that is not loopback, if it has one.
-fn host_address() -> Option<String> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
-    // Nothing is sent: the kernel only chooses the address that it would send from.
-    socket.connect("192.0.2.1:9").ok()?;
-    Some(socket.local_addr().ok()?.ip().to_string())
-}
 
 stories! {
     fn shows_itself(world) {
@@ -109,43 +85,37 @@ stories! {
         assert!(!told.err().contains("the source can"), "{}", told.err());
     }
 
-    fn talks_to_nobody_without_network(world) {
-        reach(world, "none", &["own-loopback closed", "gateway closed", "host closed", "link-local closed"]);
+    fn writes_everywhere(world) {
+        // With a read-only root only the result, scratch space and what the kernel provides can be written to.
+        let scratch = ["/dev/shm yes", "/output yes", "/run yes", "/tmp yes", "/var/tmp yes"];
+        let rest = ["/ no", "/etc no", "/etc/hosts no", "/home no", "/repo no", "/root no", "/usr no", "/var no"];
+        world.build("writes-everywhere", &["--read-only"]).ended(0, "succeeded");
+        let written = || fs::read_to_string(world.site().join("written")).unwrap();
+        let mut wanted = [&scratch[..], &rest[..]].concat();
+        wanted.sort_unstable();
+        let text = written();
+        let (mounts, places): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with("tmpfs "));
+        assert_eq!(places, wanted);
+        for (at, mount) in ["/run", "/tmp", "/var/tmp"].iter().zip(&mounts) {
+            for word in [*at, "nosuid", "nodev", "size=524288k"] {
+                assert!(mount.contains(word), "{word} is not in {mount}");
+            }
+        }
+        assert_eq!(mounts.len(), 3, "{text}");
+        // Without it the image can be changed, for the time of the job.
+        world.build("writes-everywhere", &[]).ended(0, "succeeded");
+        assert!(written().contains("/usr yes\n") && written().contains("/repo no\n"), "{}", written());
     }
 
-    fn reaches_the_outside_but_not_the_hosts_loopback(world) {
-        reach(world, "isolated", &["own-loopback closed", "gateway closed", "host open", "link-local closed"]);
+    fn no_apparmor_no_job(world) {
+        let on = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+        if on.is_ok_and(|on| on.trim() == "Y") {
+            eprintln!("SKIPPED: this host has AppArmor");
+            return;
+        }
+        let told = world.build("succeeds", &["--apparmor-profile", "bryo-job"]);
+        told.ended(3, "infrastructure");
+        told.because("AppArmor is not enabled");
+        told.because("run without an AppArmor profile");
     }
-}
-
-fn reach(world: &bryo_stories::World, network: &str, wanted: &[&str]) {
-    let Some(address) = host_address() else {
-        eprintln!("SKIPPED: this host has no address but loopback");
-        return;
-    };
-    let (loopback, any) = (listener("127.0.0.1"), listener("0.0.0.0"));
-    let repository = world.repository("talks");
-    let image = world.image("busybox.tar");
-    let told = world.run(
-        repository.path().to_str().unwrap(),
-        &[
-            "--image",
-            &image,
-            "--network",
-            network,
-            "--env",
-            &format!("HOST={address}"),
-            "--env",
-            &format!("PORT_LOOPBACK={loopback}"),
-            "--env",
-            &format!("PORT_ANY={any}"),
-            "--",
-            "sh",
-            "/repo/build.sh",
-        ],
-    );
-    told.ended(0, "succeeded");
-    let reached = fs::read_to_string(world.site().join("reached")).unwrap();
-    let lines: Vec<_> = reached.lines().collect();
-    assert_eq!(lines, wanted);
 }

@@ -13,16 +13,22 @@ mod bounds;
 mod cancelling;
 /// What does not depend on a runtime: the command line.
 mod command_line;
-/// What a job can see and reach.
+/// What a job can see.
 mod confined;
 /// Bryo killed, or not listened to.
 mod crashing;
 /// How jobs end.
 mod ends;
+/// Trying to get out.
+mod escape;
+/// What the agent's own process gives up.
+mod hardened;
 /// Where a job comes from and what it runs in.
 mod inputs;
 /// What of a job's output is shown.
 mod logs;
+/// What a job can reach, and what it is given for that.
+mod network;
 /// What a job prints.
 mod output;
 /// Jobs with subordinate ids of their own.

@@ -24,6 +24,14 @@ stories! {
         assert!(told.err().contains("4 symbolic links"), "{}", told.err());
     }
 
+    fn nests_deep(world) {
+        let told = world.build("nests-deep", &[]);
+        told.ended(1, "failed");
+        told.because("64");
+        let report = world.build("nests-deep", &["--disk", "1g"]).ended(1, "disk_limit");
+        assert!(report["resources"]["disk_peak_bytes"].as_u64().unwrap() < 1 << 30, "{report:#}");
+    }
+
     fn fifo_and_device(world) {
         let told = world.build("fifo-and-device", &[]);
         let report = told.ended(0, "succeeded");

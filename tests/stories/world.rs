@@ -257,6 +257,12 @@ impl<'a> Going<'a> {
         }
     }
 
+    /// The program's process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal to the program itself, as a shell's Ctrl-C would.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).unwrap();

@@ -9,6 +9,8 @@ mod args;
 mod directories;
 /// The documented table of exit codes.
 mod exit_code;
+/// What the program gives up before it does anything.
+mod hardening;
 /// Hidden roles that the program plays for itself inside namespaces.
 mod roles;
 /// `bryo run`.
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
     if let Some(code) = roles::play() {
         return code;
     }
+    hardening::harden();
     // Checkouts and published files are made for others to read, whatever the caller's umask is.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let args = match args::parse() {

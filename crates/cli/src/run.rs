@@ -160,7 +160,10 @@ fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings)> {
             host: args.host_network,
             reach_host: args.reach_host,
             closed: args.closed,
-            ca_bundle: args.ca_bundle.map(|file| here.join(file)),
+            ca_bundle: args
+                .ca_bundle
+                .map(|file| ca_bundle(&here.join(file)))
+                .transpose()?,
             proxy: if args.pass_proxy { proxy() } else { Vec::new() },
         },
         own_ids: args.own_ids,
@@ -244,6 +247,24 @@ fn secret(text: &str, here: &Path) -> Result<EnvVar> {
         );
     }
     EnvVar::new(name, &value).with_context(|| format!("--secret {name}"))
+}
+
+/// A file of certificates is looked at before anything is begun: a job that trusts nobody fails late and obscurely.
+fn ca_bundle(file: &Path) -> Result<PathBuf> {
+    let name = || format!("--ca-bundle {}", file.display());
+    let real = file.canonicalize().with_context(name)?;
+    if !real.is_file() {
+        anyhow::bail!("{}: not a regular file", name());
+    }
+    let text = std::fs::read(&real).with_context(name)?;
+    let begin = b"-----BEGIN CERTIFICATE-----";
+    if !text.windows(begin.len()).any(|piece| piece == begin) {
+        anyhow::bail!(
+            "{}: there is no certificate in PEM form in it (-----BEGIN CERTIFICATE-----)",
+            name()
+        );
+    }
+    Ok(real)
 }
 
 /// The variables by which programs find their proxy, as they are set here.

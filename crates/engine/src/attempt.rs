@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bryo_depot::Target;
 use bryo_image::{Image, ImageError, ImageStore};
-use bryo_model::{Event, IdSlot, JobSpec, Report, SourceLocation, Stage, TimeLimit, Verdict};
+use bryo_model::{
+    Event, IdSlot, JobSpec, NetworkMode, Report, SourceLocation, Stage, TimeLimit, Verdict,
+};
 use bryo_sandbox::{Host, OwnIds, SandboxError};
 use bryo_source::SourceCache;
 use tokio::sync::mpsc;
@@ -17,9 +19,10 @@ use crate::control::Control;
 use crate::engine::Engine;
 use crate::events::Events;
 use crate::logs::Secrets;
+use crate::outside;
 use crate::record::Record;
 use crate::settings::Settings;
-use crate::setup::{Setup, set_up};
+use crate::setup::{Setup, network, set_up};
 use crate::work::Work;
 
 /// Takes a job from its source to its verdict. Everything it made is gone when it returns, except the published result
@@ -54,6 +57,11 @@ pub async fn run_attempt(
     if !lowered.is_empty() {
         let what = lowered.join(", ");
         let text = format!("lowered to what this host allows at most: {what}");
+        attempt.events.notice(text).await;
+    }
+    if network(job, settings).mode == NetworkMode::Host {
+        let text =
+            "the job has this host's own network: nothing of it is closed, and nothing is counted";
         attempt.events.notice(text).await;
     }
     let outcome = match secrets {
@@ -151,6 +159,10 @@ impl Attempt<'_> {
         beside: &mut Beside,
         target: Target,
     ) -> Result<(), Cause> {
+        outside::copy_certificates(&self.settings.network, work.dir()).map_err(|e| {
+            let what = "copy the certificates that jobs trust".to_owned();
+            Cause::Work(e, what)
+        })?;
         let cache = &self.settings.cache;
         let source = SourceCache::open(&cache.join("source")).map_err(Cause::Source)?;
         let images = Arc::new(ImageStore::open(&cache.join("images")).map_err(Cause::Image)?);

@@ -82,10 +82,12 @@ pub(crate) fn end_of(
     let own = match exit {
         Ok(Exit::Code(0)) => return None,
         Ok(Exit::NotStarted(why)) => return Some(Cause::NotStarted(why)),
-        Err(error) => return Some(Cause::Sandbox(error)),
+        // A runtime whose monitor the kernel ended with the job may not know how that was.
+        Err(error) => Cause::Sandbox(error),
         Ok(Exit::Code(code)) => Cause::Exit(code),
         Ok(Exit::Signal(number)) => Cause::Signal(number),
     };
+    let ours = matches!(own, Cause::Sandbox(_));
     Some(match facts {
         Facts {
             oom_kills: 1..,
@@ -99,12 +101,8 @@ pub(crate) fn end_of(
         } => Cause::OutOfMemory(OutOfMemory::Host),
         Facts {
             pids_refused: 1.., ..
-        } => Cause::Limit(ResourceLimit::Pids),
-        Facts {
-            oom_kills: 0,
-            pids_refused: 0,
-            ..
-        } => own,
+        } if !ours => Cause::Limit(ResourceLimit::Pids),
+        Facts { oom_kills: 0, .. } => own,
     })
 }
 
@@ -315,8 +313,14 @@ mod tests {
             (
                 None,
                 Err(SandboxError::Unkillable),
-                none,
+                facts(0, 0, 5),
                 ("infrastructure", None),
+            ),
+            (
+                None,
+                Err(SandboxError::Podman("its monitor is gone".into())),
+                facts(1, 1, 0),
+                ("out_of_memory", Some("memory")),
             ),
         ] {
             let told = format!("{stopped:?} {exit:?} {facts:?}");

@@ -12,6 +12,9 @@ use bryo_model::{ContainerName, Failure, JobSpec};
 use bryo_sandbox::{Access, Mount, Network, Root, SandboxSpec};
 use bryo_source::Checkout;
 
+use crate::outside;
+use crate::settings::NetworkSettings;
+
 /// Where the job finds its source.
 const REPO: &str = "/repo";
 /// Where the job leaves its result.
@@ -23,6 +26,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub(crate) struct Parts<'a> {
     pub(crate) job: &'a JobSpec,
     pub(crate) network: Network,
+    pub(crate) outside: &'a NetworkSettings,
     pub(crate) apparmor: Option<String>,
     pub(crate) checkout: &'a Checkout,
     pub(crate) image: &'a Image,
@@ -38,9 +42,9 @@ pub(crate) fn recipe(parts: Parts<'_>) -> Result<SandboxSpec, Failure> {
     Ok(SandboxSpec {
         name: ContainerName::of(parts.job.id),
         args: args(parts.job, config)?,
-        env: env(parts.job, config, parts.home),
+        env: env(parts.job, config, parts.outside, parts.home),
         cwd: cwd(parts.job, config),
-        mounts: mounts(parts.checkout, parts.output),
+        mounts: mounts(&parts),
         network: parts.network,
         read_only_root: parts.job.read_only_root,
         apparmor: parts.apparmor,
@@ -65,7 +69,12 @@ fn args(job: &JobSpec, config: &ImageConfig) -> Result<Vec<String>, Failure> {
     Ok(args)
 }
 
-fn env(job: &JobSpec, config: &ImageConfig, home: Option<&str>) -> Vec<(String, String)> {
+fn env(
+    job: &JobSpec,
+    config: &ImageConfig,
+    outside: &NetworkSettings,
+    home: Option<&str>,
+) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = Vec::new();
     let mut set =
         |name: &str, value: &str, replace: bool| match env.iter_mut().find(|(n, _)| n == name) {
@@ -78,8 +87,13 @@ fn env(job: &JobSpec, config: &ImageConfig, home: Option<&str>) -> Vec<(String, 
             set(name, value, true);
         }
     }
-    for var in job.env.iter().chain(&job.secrets) {
+    // What an image says about proxies is about the place where it was made.
+    let given = outside.proxy.iter().chain(&job.env).chain(&job.secrets);
+    for var in given {
         set(var.name(), var.value(), true);
+    }
+    for name in outside::certificate_variables(outside) {
+        set(name, outside::CERTIFICATES, false);
     }
     set("PATH", PATH, false);
     if let Some(home) = home {
@@ -107,20 +121,23 @@ fn cwd(job: &JobSpec, config: &ImageConfig) -> String {
     }
 }
 
-fn mounts(checkout: &Checkout, output: PathBuf) -> Vec<Mount> {
+fn mounts(parts: &Parts<'_>) -> Vec<Mount> {
+    let checkout = parts.checkout;
     let read = |host: &Path, guest: String| Mount {
         host: host.to_owned(),
         guest: PathBuf::from(guest),
         access: Access::ReadOnly,
     };
-    vec![
+    let mut mounts = vec![
         read(checkout.tree(), REPO.to_owned()),
         read(checkout.objects(), format!("{REPO}/.git/objects")),
         read(checkout.refs(), format!("{REPO}/.git/packed-refs")),
         Mount {
-            host: output,
+            host: parts.output.clone(),
             guest: PathBuf::from(OUTPUT),
             access: Access::ReadWrite,
         },
-    ]
+    ];
+    mounts.extend(outside::certificates(parts.outside, parts.work));
+    mounts
 }

@@ -21,6 +21,7 @@ pub mod fuzzing;
 mod hosts;
 mod inputs;
 mod logs;
+mod outside;
 mod publish;
 mod record;
 mod run;

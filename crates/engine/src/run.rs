@@ -28,6 +28,7 @@ impl Attempt<'_> {
         let spec = recipe(Parts {
             job: self.job,
             network: network(self.job, self.settings),
+            outside: &self.settings.network,
             apparmor: self.settings.apparmor.clone(),
             checkout,
             image,

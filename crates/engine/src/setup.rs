@@ -29,6 +29,7 @@ pub(crate) async fn set_up(
     let host = engine.hosts().get().await?;
     let network = network(&job, settings);
     let runtime = Runtime::choose(&host, settings.runtime, network.mode, &settings.places).await?;
+    runtime.check_apparmor(settings.apparmor.as_deref())?;
     let name = ContainerName::of(job.id);
     let ready = runtime
         .ready(name.as_str(), &network, &work_dir, slot)

@@ -16,6 +16,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::pin::Pin;
 
+use bryo_model::ResourceUse;
 use nix::sys::signal::Signal;
 
 use crate::cgroup::JobCgroup;
@@ -59,6 +60,11 @@ pub(crate) trait Container: Debug + Send + Sync {
 
     /// The cgroup with the limits.
     fn cgroup(&self) -> &JobCgroup;
+
+    /// What the runtime itself counted of the job, beyond what its cgroup still knows.
+    fn counted(&self) -> ResourceUse {
+        ResourceUse::default()
+    }
 
     /// Directories of the host that hold what the job writes.
     ///

@@ -56,11 +56,7 @@ impl DiskWatch {
         elsewhere: Option<PathBuf>,
         limits: &Limits,
     ) -> Result<Self, SandboxError> {
-        let any = OnDisk {
-            bytes: u64::MAX,
-            files: u64::MAX,
-        };
-        let before = userns.measure(&dirs, &[], any).await?;
+        let before = userns.measure(&dirs, &[], OnDisk::UNCOUNTABLE).await?;
         let most = OnDisk {
             bytes: limits
                 .disk
@@ -125,8 +121,10 @@ impl DiskWatch {
         }
         self.last = has;
         self.glances = glances;
-        self.peak.bytes = self.peak.bytes.max(has.bytes);
-        self.peak.files = self.peak.files.max(has.files);
+        if has != OnDisk::UNCOUNTABLE {
+            self.peak.bytes = self.peak.bytes.max(has.bytes);
+            self.peak.files = self.peak.files.max(has.files);
+        }
         Ok(match has {
             has if has.bytes > self.most.bytes => Some(ResourceLimit::Disk),
             has if has.files > self.most.files => Some(ResourceLimit::DiskFiles),

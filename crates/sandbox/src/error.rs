@@ -77,6 +77,11 @@ pub enum SandboxError {
     /// The helper that holds the user namespace failed or died.
     #[error("the user namespace helper failed: {0}")]
     Helper(String),
+    /// The rules of the job's network are not in force.
+    #[error(
+        "could not set the rules of the job's network: {0}; without them --network isolated would be open to the host"
+    )]
+    Network(String),
     /// A process of the job is still there after it was killed.
     #[error(
         "a process of the job cannot be killed: the kernel holds it, as a file system that does not answer does"

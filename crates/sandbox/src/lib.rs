@@ -7,6 +7,7 @@
 //!
 //! The crate refuses to know what a job is for: it takes directories and a command, and gives bytes and an exit.
 
+mod apparmor;
 mod cgroup;
 mod contract;
 mod crun;
@@ -37,7 +38,7 @@ pub use host::Host;
 pub use logs::Logs;
 pub use outcome::{Exit, Leftover, Piece};
 pub use own_ids::OwnIds;
-pub use privileges::CAPABILITIES;
+pub use privileges::{CAPABILITIES, give_up_capabilities};
 pub use runtime::{Ready, Runtime, RuntimePlaces};
 pub use sandbox::{Sandbox, Status};
 pub use spec::{Access, Mount, Network, Root, SandboxSpec, UserIds};

@@ -38,5 +38,22 @@ pub(crate) const READONLY_PATHS: [&str; 6] = [
     "/proc/sysrq-trigger",
 ];
 
+/// Where a job with a read-only root can write, besides its mounts: file systems in memory.
+pub(crate) const SCRATCH: [&str; 3] = ["/tmp", "/var/tmp", "/run"];
+
+/// How each of them is mounted. What is in them counts as the job's memory.
+pub(crate) const SCRATCH_OPTIONS: [&str; 4] = ["nosuid", "nodev", "mode=1777", "size=512m"];
+
 /// Open files of a job: soft and hard bound.
 pub(crate) const OPEN_FILES: u64 = 65_536;
+
+/// Gives up every capability that this process was started with. Ambient ones would else pass to each program that it
+/// starts.
+pub fn give_up_capabilities() {
+    use caps::CapSet::{Ambient, Effective, Inheritable, Permitted};
+
+    // The permitted set last: the others are taken from it.
+    for set in [Ambient, Inheritable, Effective, Permitted] {
+        let _ = caps::clear(None, set);
+    }
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bryo_model::{IdSlot, NetworkMode, RuntimeKind};
 
+use crate::apparmor;
 use crate::cgroup::JobCgroup;
 use crate::contract::Container;
 use crate::crun::{self, CrunRuntime, CrunSandbox};
@@ -88,6 +89,15 @@ impl Runtime {
         }
     }
 
+    /// Whether jobs can run under this AppArmor profile; always, without one.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Host`] when the host or the runtime cannot do it.
+    pub fn check_apparmor(&self, profile: Option<&str>) -> Result<(), SandboxError> {
+        profile.map_or(Ok(()), |name| apparmor::check(name, self.kind()))
+    }
+
     /// Something the user should know about the host, though the job can run.
     #[must_use]
     pub fn advice(&self) -> Option<String> {
@@ -163,6 +173,10 @@ impl Runtime {
     ///
     /// When a limit cannot be enforced or the runtime refuses. Nothing is left then.
     pub async fn create(&self, spec: &SandboxSpec, ready: Ready) -> Result<Sandbox, SandboxError> {
+        if let Err(error) = self.check_apparmor(spec.apparmor.as_deref()) {
+            let _ = self.release(ready).await;
+            return Err(error);
+        }
         // Noted before it is made: whoever finds the directory knows of the cgroup.
         let note = spec.work.join(CGROUP_NOTE);
         let noted = fs::write(&note, self.cgroup_of(spec).as_os_str().as_encoded_bytes())

@@ -146,7 +146,15 @@ impl Sandbox {
     /// What the job used so far, as the kernel counts it.
     #[must_use]
     pub fn usage(&self) -> ResourceUse {
-        self.container.cgroup().usage()
+        let counted = self.container.counted();
+        let of_cgroup = self.container.cgroup().usage();
+        let refused = [of_cgroup.pids_refused, counted.pids_refused];
+        ResourceUse {
+            pids_refused: refused.into_iter().flatten().reduce(u64::max),
+            network_received_bytes: counted.network_received_bytes,
+            network_sent_bytes: counted.network_sent_bytes,
+            ..of_cgroup
+        }
     }
 
     /// The limits that were read back from the kernel, and those that are watched.

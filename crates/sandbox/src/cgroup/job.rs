@@ -83,7 +83,7 @@ impl JobCgroup {
         let controllers = manager_dir().join("cgroup.controllers");
         let available = fs::read_to_string(controllers).unwrap_or_default();
         let has = |controller: &str| available.split_whitespace().any(|word| word == controller);
-        let wanted = Wanted::new(limits, policy, has, at)?;
+        let wanted = Wanted::new(limits, policy, has, at)?.for_slice();
         let slice = Slice::start(name, &wanted).await?;
         let dir = match slice.directory().await {
             Ok(dir) => dir,

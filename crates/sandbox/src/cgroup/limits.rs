@@ -26,6 +26,8 @@ pub(super) struct Wanted {
     pub(super) io_write: Option<ByteSize>,
     disks: Vec<Disk>,
     unlimited: Vec<String>,
+    /// Whether the kernel ends everything in the cgroup when it is out of memory.
+    whole: bool,
 }
 
 /// One line of one file.
@@ -56,6 +58,7 @@ impl Wanted {
             cpu_weight: limits.cpu_weight,
             io_read: limits.io_read,
             io_write: limits.io_write,
+            whole: true,
             ..Self::default()
         };
         for controller in ["memory", "pids", "cpu", "io"] {
@@ -114,10 +117,19 @@ impl Wanted {
         Ok(())
     }
 
-    /// Writes those that systemd has no property for on a slice, or names by a path; it leaves these files alone.
+    /// The limits of a slice of systemd's, in which conmon is too: the kernel must not end it with the job, so that is left
+    /// to the container's own cgroup.
+    pub(super) fn for_slice(self) -> Self {
+        Self {
+            whole: false,
+            ..self
+        }
+    }
+
+    /// Writes those that systemd names by a path; it leaves the file alone.
     pub(super) fn write_beside_systemd(&self, dir: &Path) -> Result<(), SandboxError> {
         for setting in self.settings(dir) {
-            if matches!(setting.file, "memory.oom.group" | "io.max") {
+            if setting.file == "io.max" {
                 let path = dir.join(setting.file);
                 fs::write(&path, &setting.write).map_err(SandboxError::file("write", path))?;
             }
@@ -170,8 +182,10 @@ impl Wanted {
             if has_swap(dir) {
                 set("swap", "memory.swap.max", "0".to_owned());
             }
-            // Half a build is no build: the kernel ends all of it or none.
-            set("memory", "memory.oom.group", "1".to_owned());
+            if self.whole {
+                // Half a build is no build: the kernel ends all of it or none.
+                set("memory", "memory.oom.group", "1".to_owned());
+            }
         }
         if let Some(bytes) = self.memory_high {
             set("memory high", "memory.high", bytes.to_string());

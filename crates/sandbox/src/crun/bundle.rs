@@ -14,7 +14,11 @@ use oci_spec::runtime::{
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::filter;
-use crate::privileges::{CAPABILITIES, MASKED_PATHS, OPEN_FILES, READONLY_PATHS};
+use bryo_model::NetworkMode;
+
+use crate::privileges::{
+    CAPABILITIES, MASKED_PATHS, OPEN_FILES, READONLY_PATHS, SCRATCH, SCRATCH_OPTIONS,
+};
 use crate::spec::{Access, SandboxSpec, UserIds};
 
 /// What the bundle says beyond the recipe: where the worker puts things.
@@ -60,7 +64,7 @@ pub(super) fn config(
         .soft(0_u64)
         .hard(0_u64)
         .build()?;
-    let process = ProcessBuilder::default()
+    let mut process = ProcessBuilder::default()
         .terminal(false)
         .user(user)
         .args(spec.args.clone())
@@ -75,10 +79,11 @@ pub(super) fn config(
         .rlimits(vec![open_files, core])
         .no_new_privileges(true)
         .build()?;
+    process.set_apparmor_profile(spec.apparmor.clone());
     let linux = LinuxBuilder::default()
         .cgroups_path(place.cgroup)
         .resources(LinuxResourcesBuilder::default().build()?)
-        .namespaces(namespaces(place)?)
+        .namespaces(namespaces(spec.network.mode, place)?)
         .seccomp(seccomp)
         .masked_paths(MASKED_PATHS.map(str::to_owned).to_vec())
         .readonly_paths(READONLY_PATHS.map(str::to_owned).to_vec())
@@ -89,7 +94,7 @@ pub(super) fn config(
         .root(
             RootBuilder::default()
                 .path(place.rootfs)
-                .readonly(false)
+                .readonly(spec.read_only_root)
                 .build()?,
         )
         .hostname("bryo")
@@ -127,7 +132,10 @@ fn capabilities() -> Result<LinuxCapabilities, OciSpecError> {
     Ok(capabilities)
 }
 
-fn namespaces(place: &Placement<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+fn namespaces(
+    network: NetworkMode,
+    place: &Placement<'_>,
+) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     use LinuxNamespaceType as Type;
     let new = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
     let join = |typ, path: &Path| LinuxNamespaceBuilder::default().typ(typ).path(path).build();
@@ -135,10 +143,11 @@ fn namespaces(place: &Placement<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError
     for typ in [Type::Pid, Type::Ipc, Type::Uts, Type::Mount, Type::Cgroup] {
         all.push(new(typ)?);
     }
-    all.push(match place.network_namespace {
-        Some(path) => join(Type::Network, path)?,
-        None => new(Type::Network)?,
-    });
+    match (network, place.network_namespace) {
+        (NetworkMode::Host, _) => {}
+        (_, Some(path)) => all.push(join(Type::Network, path)?),
+        (_, None) => all.push(new(Type::Network)?),
+    }
     Ok(all)
 }
 
@@ -167,6 +176,23 @@ fn mounts(spec: &SandboxSpec, place: &Placement<'_>) -> Result<Vec<Mount>, OciSp
             )
             .build()
     };
+    let read_only = ["nosuid", "noexec", "nodev", "ro"];
+    let sys = match spec.network.mode {
+        // The kernel mounts a sysfs only for who owns the network namespace that it shows.
+        NetworkMode::Host => MountBuilder::default()
+            .destination("/sys")
+            .typ("bind")
+            .source("/sys")
+            .options(
+                ["rbind", "rslave"]
+                    .iter()
+                    .chain(&read_only)
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>(),
+            )
+            .build()?,
+        NetworkMode::None | NetworkMode::Isolated => kernel("/sys", "sysfs", &read_only)?,
+    };
     let mut all = vec![
         kernel("/proc", "proc", &["nosuid", "noexec", "nodev"])?,
         kernel(
@@ -191,13 +217,13 @@ fn mounts(spec: &SandboxSpec, place: &Placement<'_>) -> Result<Vec<Mount>, OciSp
             &["nosuid", "noexec", "nodev", "mode=1777", "size=64m"],
         )?,
         kernel("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
-        kernel("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
-        kernel(
-            "/sys/fs/cgroup",
-            "cgroup",
-            &["nosuid", "noexec", "nodev", "ro"],
-        )?,
+        sys,
+        kernel("/sys/fs/cgroup", "cgroup", &read_only)?,
     ];
+    // Before the recipe's, one of which may lie beneath.
+    for at in SCRATCH.iter().filter(|_| spec.read_only_root) {
+        all.push(kernel(at, "tmpfs", &SCRATCH_OPTIONS)?);
+    }
     for (file, name) in place.etc {
         all.push(bind(file, &Path::new("/etc").join(name), Access::ReadOnly)?);
     }

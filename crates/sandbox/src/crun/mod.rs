@@ -20,7 +20,7 @@ use oci_spec::runtime::LinuxSeccomp;
 
 use filter::Filter;
 
-use crate::network::{NetworkHelper, NetworkProgram, close_link_local};
+use crate::network::{Counters, DNS, NetworkHelper, NetworkProgram, close_network, rules};
 use crate::proc::kernel_version;
 use crate::userns::{Nested, UserNamespace};
 use crate::{Missing, Network, SandboxError, seccomp};
@@ -97,10 +97,14 @@ impl CrunRuntime {
         let mut ready = Ready {
             nested,
             network: None,
+            counters: None,
         };
         if isolated {
-            match self.connect(&ready.nested, work).await {
-                Ok(helper) => ready.network = Some(helper),
+            match self.connect(&ready.nested, network, work).await {
+                Ok((helper, counters)) => {
+                    ready.network = Some(helper);
+                    ready.counters = Some(counters);
+                }
                 Err(error) => {
                     let _ = self.userns.unnest(&ready.nested).await;
                     return Err(error);
@@ -110,24 +114,28 @@ impl CrunRuntime {
         Ok(ready)
     }
 
-    async fn connect(&self, nested: &Nested, work: &Path) -> Result<NetworkHelper, SandboxError> {
+    async fn connect(
+        &self,
+        nested: &Nested,
+        network: &Network,
+        work: &Path,
+    ) -> Result<(NetworkHelper, Counters), SandboxError> {
+        let rules = rules(network, DNS)?;
         let program = self
             .network
             .as_ref()
             .map_err(|missing| SandboxError::Host(vec![missing.clone()]))?;
         let net = nested.net().unwrap_or(nested.user());
         let (user, net) = (nested.on_host(nested.user()), nested.on_host(net));
-        // An unreachable route needs no device, so it can be there before the network is.
-        let (helper, closed) = tokio::join!(
-            program.start(&self.userns, nested, work),
-            close_link_local(&user, &net)
-        );
-        closed.and(helper)
+        // Not both at once: the kernel takes no route through a gateway that a rule has closed.
+        let helper = program.start(&self.userns, nested, work).await?;
+        let counters = close_network(&user, &net, &rules).await?;
+        Ok((helper, counters))
     }
 
     /// Lets go of namespaces that no sandbox took.
     pub(crate) async fn release(&self, ready: Ready) -> Result<(), SandboxError> {
-        drop(ready.network);
+        drop((ready.network, ready.counters));
         self.userns.unnest(&ready.nested).await
     }
 }
@@ -153,4 +161,5 @@ fn ours_alone(dir: &Path) -> Result<(), SandboxError> {
 pub(crate) struct Ready {
     nested: Nested,
     network: Option<NetworkHelper>,
+    counters: Option<Counters>,
 }

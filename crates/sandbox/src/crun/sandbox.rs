@@ -5,20 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bryo_model::NetworkMode;
+use bryo_model::{NetworkMode, ResourceUse};
 use bryo_process::{Program, Running, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::bundle::{self, Placement};
 use super::filter::Filter;
-use super::parent::End;
+use super::parent::{self, End};
 use super::worker::{self, HostMount, Instructions};
 use super::{CrunRuntime, Ready};
 use crate::cgroup::{JobCgroup, name_of};
 use crate::contract::{Container, Doing};
 use crate::logs::Logs;
-use crate::network::DNS;
+use crate::network::{DNS, Traffic, resolver};
 use crate::proc::{handles, is_first};
 use crate::userns::{Role, UserNamespace};
 use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
@@ -37,6 +37,7 @@ pub(crate) struct CrunSandbox {
     cgroup: JobCgroup,
     work: PathBuf,
     running: Option<Running>,
+    traffic: Option<Traffic>,
 }
 
 impl CrunSandbox {
@@ -56,6 +57,7 @@ impl CrunSandbox {
             cgroup,
             work: spec.work.clone(),
             running: None,
+            traffic: None,
         }
     }
 
@@ -119,14 +121,13 @@ impl CrunSandbox {
             crun: self.crun_run(),
             pid_file: self.pid_file(),
             end_file: self.end_file(),
-            network: nested
-                .net()
-                .map(|namespace| (namespace.to_owned(), self.network_file())),
         };
         for dir in [self.bundle(), self.overlay()] {
             fs::create_dir(&dir).map_err(SandboxError::file("make", &dir))?;
         }
         write_json(&self.bundle().join("config.json"), &config)?;
+        let end = self.end_file();
+        parent::make_room(&end).map_err(SandboxError::file("write", end))?;
         write_json(&self.instructions(), &instructions)
     }
 
@@ -149,10 +150,6 @@ impl CrunSandbox {
 
     fn end_file(&self) -> PathBuf {
         self.work.join("end.json")
-    }
-
-    fn network_file(&self) -> PathBuf {
-        self.work.join("network")
     }
 
     fn pid_file(&self) -> PathBuf {
@@ -213,8 +210,14 @@ impl CrunSandbox {
             .wait()
             .await
             .map_err(SandboxError::program("wait for the worker"))?;
-        if let Some(network) = self.ready.as_ref().and_then(|r| r.network.as_ref()) {
-            network.end();
+        if let Some(ready) = &mut self.ready {
+            // The device that counts goes with the network program.
+            if let Some(counters) = ready.counters.take() {
+                self.traffic = counters.read();
+            }
+            if let Some(network) = &ready.network {
+                network.end();
+            }
         }
         // crun writes to its log only when it could not make or start the container.
         let log = fs::read_to_string(self.crun_log()).unwrap_or_default();
@@ -224,8 +227,7 @@ impl CrunSandbox {
                 false => Err(SandboxError::Crun(why)),
             };
         }
-        let end = fs::read(self.end_file()).ok();
-        match end.and_then(|text| serde_json::from_slice(&text).ok()) {
+        match parent::read(&self.end_file()) {
             Some(End::Code(code)) => Ok(Exit::Code(code)),
             Some(End::Signal(number)) => Ok(Exit::Signal(number)),
             None => {
@@ -272,6 +274,12 @@ impl CrunSandbox {
             running.signal(Signal::SIGKILL);
         }
         self.cgroup.kill()
+    }
+
+    /// What an isolated job received and sent so far.
+    fn traffic(&self) -> Option<Traffic> {
+        let so_far = || self.ready.as_ref()?.counters.as_ref()?.read();
+        self.traffic.or_else(so_far)
     }
 
     /// Removes everything of the container but its work directory. Safe to repeat.
@@ -322,6 +330,10 @@ impl Container for CrunSandbox {
         &self.cgroup
     }
 
+    fn counted(&self) -> ResourceUse {
+        Traffic::reported(self.traffic())
+    }
+
     fn writable<'a>(
         &'a self,
         spec: &'a SandboxSpec,
@@ -346,7 +358,7 @@ fn etc_files(network: NetworkMode) -> Vec<(&'static str, String)> {
     let resolver = match network {
         NetworkMode::None => String::new(),
         NetworkMode::Host => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-        NetworkMode::Isolated => format!("nameserver {DNS}\n"),
+        NetworkMode::Isolated => resolver(&DNS.to_string()),
     };
     vec![
         ("resolv.conf", resolver),

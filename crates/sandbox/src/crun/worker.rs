@@ -47,8 +47,6 @@ pub(super) struct Instructions {
     pub(super) pid_file: PathBuf,
     /// Where the end of that process goes.
     pub(super) end_file: PathBuf,
-    /// The job's network namespace, whose counters are read at the end, and where they go.
-    pub(super) network: Option<(PathBuf, PathBuf)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

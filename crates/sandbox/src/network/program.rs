@@ -130,7 +130,7 @@ async fn pasta(inside: &Program, net: &Path, work: &Path) -> Result<NetworkHelpe
         .clone()
         .args(["--foreground", "--config-net", "--no-map-gw"])
         .args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"])
-        .args(["--dns-forward", DNS, "--quiet", "--pid"])
+        .args(["--dns-forward", &DNS.to_string(), "--quiet", "--pid"])
         .arg(&pid_file)
         .args(["--netns-only", "--netns"])
         .arg(net)

@@ -13,7 +13,9 @@ use super::container::PodmanContainer;
 use super::create::{Create, Host, LABEL, Placement, WORK_LABEL, hosts_file};
 use super::error::RequestError;
 use super::info::{self, PodmanInfo};
+use super::network::resolver_file;
 use super::request::{Answer, Call};
+use crate::seccomp;
 use crate::{SandboxError, SandboxSpec};
 
 /// The first container of an image makes podman write the image again for the job's ids, which takes its time.
@@ -90,14 +92,22 @@ impl PodmanClient {
             #[serde(rename = "Id")]
             id: String,
         }
-        let hosts = spec.work.join("hosts");
+        let (hosts, seccomp) = (spec.work.join("hosts"), spec.work.join("seccomp.json"));
+        let resolver = resolver_file(spec.network.mode, &self.info)
+            .map(|text| (spec.work.join("resolv.conf"), text));
         let host = Host {
             info: &self.info,
             hosts: &hosts,
+            seccomp: &seccomp,
+            resolver: resolver.as_ref().map(|(path, _)| path.as_path()),
             open_files: most_open_files(),
         };
         let recipe = Create::new(spec, placement, &host)?;
         fs::write(&hosts, hosts_file()).map_err(SandboxError::file("write", &hosts))?;
+        write_filter(&seccomp)?;
+        if let Some((path, text)) = &resolver {
+            fs::write(path, text).map_err(SandboxError::file("write", path))?;
+        }
         let made = async {
             let call = Call::post("/containers/create").json(&recipe)?;
             let answer = self.send(call.within(CREATING)).await?;
@@ -108,6 +118,7 @@ impl PodmanClient {
                 self.clone(),
                 created.id,
                 placement.cgroup_dir.clone(),
+                recipe.expected(&self.info),
             )),
             // A refusal leaves nothing; after any other end podman may still have made it.
             Err(error) => {
@@ -242,6 +253,14 @@ async fn owned_by_us(socket: &Path) -> Result<(), SandboxError> {
             peer.uid()
         )))
     }
+}
+
+/// The same filter that a crun job has. In its lowered form it is valid for podman too.
+fn write_filter(to: &Path) -> Result<(), SandboxError> {
+    let profile = seccomp::find_profile().map_err(|missing| SandboxError::Host(vec![missing]))?;
+    let text = serde_json::to_vec(&seccomp::load(&profile)?)
+        .map_err(|e| SandboxError::Podman(e.to_string()))?;
+    fs::write(to, text).map_err(SandboxError::file("write", to))
 }
 
 /// A rootless container cannot have more than its user.

@@ -10,17 +10,20 @@
 //! Why `init` and `start` are two steps: in between, ids and cgroup can be looked at while the job's first instruction
 //! has not run.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::client::PodmanClient;
 use super::error::RequestError;
 use super::logs::PodmanLogs;
-use super::proof;
+use super::proof::{self, Expected, HostConfig};
 use super::request::Call;
-use super::watch::Watch;
+use super::watch::{Refusals, Watch};
+use crate::network::{Counters, Traffic};
 use crate::{Exit, SandboxError};
 
 /// The network helper is started by this one too.
@@ -40,7 +43,10 @@ pub(crate) struct PodmanContainer {
     client: PodmanClient,
     pub(super) id: String,
     cgroup_parent: PathBuf,
+    expected: Expected,
     ready: Option<Ready>,
+    counters: Option<Counters>,
+    traffic: Option<Traffic>,
 }
 
 /// What is known of the first process since `init`.
@@ -50,6 +56,8 @@ struct Ready {
     /// The runtime's, until it becomes the job.
     name: String,
     watch: Watch,
+    refusals: Option<Refusals>,
+    upper: Option<PathBuf>,
 }
 
 /// What became of the job's first process before it was let go.
@@ -68,7 +76,6 @@ pub(crate) enum Init {
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
     state: State,
-    graph_driver: Option<GraphDriver>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,6 +90,15 @@ struct GraphData {
     upper_dir: Option<PathBuf>,
 }
 
+/// What is asked once, between `init` and `start`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Made {
+    state: State,
+    host_config: HostConfig,
+    graph_driver: Option<GraphDriver>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct State {
@@ -92,17 +108,25 @@ struct State {
 }
 
 impl PodmanContainer {
-    pub(super) fn new(client: PodmanClient, id: String, cgroup_parent: PathBuf) -> Self {
+    pub(super) fn new(
+        client: PodmanClient,
+        id: String,
+        cgroup_parent: PathBuf,
+        expected: Expected,
+    ) -> Self {
         Self {
             client,
             id,
             cgroup_parent,
+            expected,
             ready: None,
+            counters: None,
+            traffic: None,
         }
     }
 
-    /// Makes its namespaces, mounts, network and cgroup, and checks from `/proc` that neither our uid nor our gid is
-    /// mapped and that its cgroup is beneath the placement's.
+    /// Makes its namespaces, mounts, network and cgroup, and checks from `/proc` and from podman's own words that they
+    /// are those of the recipe.
     ///
     /// # Errors
     ///
@@ -117,37 +141,54 @@ impl PodmanContainer {
                 _ => Err(error.during("prepare the container")),
             };
         }
-        let inspected = self.inspect().await;
-        let pid = inspected
-            .map_err(|e| e.during("inspect the container"))?
-            .state
-            .pid;
+        let made: Made = self
+            .inspect()
+            .await
+            .map_err(|e| e.during("inspect the container"))?;
+        let pid = made.state.pid;
         if pid <= 0 {
             return Err(SandboxError::Podman(
                 "the prepared container has no process".to_owned(),
             ));
         }
-        let cgroup = proof::before_start(pid, &self.cgroup_parent)?;
-        let watch = Watch::open(&cgroup).map_err(SandboxError::file("watch", cgroup))?;
+        let cgroup =
+            proof::before_start(pid, &self.cgroup_parent, &made.host_config, &self.expected)?;
+        let watch = Watch::open(&cgroup).map_err(SandboxError::file("watch", &cgroup))?;
+        self.die_whole(&cgroup);
         self.ready = Some(Ready {
             pid,
             name: proof::name(pid)?,
+            refusals: Refusals::watch(&cgroup, &self.cgroup_parent),
+            upper: made
+                .graph_driver
+                .and_then(|driver| driver.data)
+                .and_then(|data| data.upper_dir),
             watch,
         });
         Ok(Init::Ready { pid })
     }
 
+    /// Half a build is no build: out of memory, the kernel ends all of the container or nothing. That is said of the topmost
+    /// cgroup of the container, not of ours above it, in which conmon may be, and podman would not learn the end.
+    fn die_whole(&self, cgroup: &Path) {
+        let topmost = cgroup
+            .ancestors()
+            .find(|dir| dir.parent() == Some(&self.cgroup_parent));
+        if let Some(dir) = topmost {
+            // Without the memory controller there is no such file, and no such end.
+            let _ = fs::write(dir.join("memory.oom.group"), "1");
+        }
+    }
+
+    /// How often it was refused a process, where its own cgroup counts that.
+    pub(crate) fn pids_refused(&self) -> Option<u64> {
+        let refusals = self.ready.as_ref()?.refusals.as_ref();
+        refusals.map(Refusals::count)
+    }
+
     /// Where the storage keeps what the job writes to its root, if it keeps that apart.
-    ///
-    /// # Errors
-    ///
-    /// When podman does not say.
-    pub(crate) async fn upper_layer(&self) -> Result<Option<PathBuf>, SandboxError> {
-        let inspected = self.inspect().await;
-        let driver = inspected
-            .map_err(|e| e.during("inspect the container"))?
-            .graph_driver;
-        Ok(driver.and_then(|d| d.data).and_then(|d| d.upper_dir))
+    pub(crate) fn upper_layer(&self) -> Option<&Path> {
+        self.ready.as_ref()?.upper.as_deref()
     }
 
     /// Attaches to its output, then lets the job's first process go.
@@ -172,7 +213,7 @@ impl PodmanContainer {
     /// When it is not so; the caller kills it.
     pub(crate) async fn verify_running(&self) -> Result<(), SandboxError> {
         let ready = self.ready()?;
-        proof::running(ready.pid, &ready.name).await
+        proof::running(ready.pid, &ready.name, &self.expected).await
     }
 
     /// Waits for the end of the started job. Safe to drop and to call again.
@@ -181,7 +222,7 @@ impl PodmanContainer {
     ///
     /// When the service goes away while the job runs, since the log stream went through it; when it goes away later and
     /// does not come back within a second; when it does not know the container any more.
-    pub(crate) async fn wait(&self) -> Result<Exit, SandboxError> {
+    pub(crate) async fn wait(&mut self) -> Result<Exit, SandboxError> {
         let watch = &self.ready()?.watch;
         tokio::select! {
             biased;
@@ -190,6 +231,10 @@ impl PodmanContainer {
             error = self.service_gone() => {
                 return Err(error.during("watch the container, whose log stream is lost"));
             }
+        }
+        // At once: the device that counts goes with the network program, and that with conmon.
+        if let Some(counters) = self.counters.take() {
+            self.traffic = counters.read();
         }
         let mut tries = 0;
         loop {
@@ -224,6 +269,17 @@ impl PodmanContainer {
         }
     }
 
+    /// Has the traffic of its network counted with these.
+    pub(crate) fn count(&mut self, counters: Counters) {
+        self.counters = Some(counters);
+    }
+
+    /// What it received and sent so far, where that is counted.
+    pub(crate) fn traffic(&self) -> Option<Traffic> {
+        let so_far = || self.counters.as_ref()?.read();
+        self.traffic.or_else(so_far)
+    }
+
     /// Removes it, running or not. Safe to repeat.
     ///
     /// # Errors
@@ -231,6 +287,7 @@ impl PodmanContainer {
     /// When podman cannot.
     pub(crate) async fn remove(&mut self) -> Result<(), SandboxError> {
         self.ready = None;
+        self.counters = None;
         self.client.remove(&self.id).await
     }
 
@@ -250,7 +307,7 @@ impl PodmanContainer {
     async fn exit_code(&self) -> Result<i32, RequestError> {
         for ms in LOOKS {
             tokio::time::sleep(Duration::from_millis(ms)).await;
-            let state = self.inspect().await?.state;
+            let state = self.inspect::<Inspected>().await?.state;
             if matches!(state.status.as_str(), "stopped" | "exited") {
                 return Ok(state.exit_code);
             }
@@ -268,7 +325,7 @@ impl PodmanContainer {
             .ok_or_else(|| SandboxError::Podman("the container is not prepared".to_owned()))
     }
 
-    async fn inspect(&self) -> Result<Inspected, RequestError> {
+    async fn inspect<T: DeserializeOwned>(&self) -> Result<T, RequestError> {
         let call = Call::get(format!("/containers/{}/json", self.id));
         self.client.send(call).await?.json()
     }

@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bryo_model::{IdSlot, NetworkMode};
+use bryo_model::IdSlot;
 use serde::Serialize;
 
-use super::info::{NetworkHelper, PodmanInfo};
-use crate::privileges::OPEN_FILES;
-use crate::{Access, CAPABILITIES, Missing, Mount, Root, SandboxError, SandboxSpec};
+use super::info::PodmanInfo;
+use super::network::{Options, network};
+use super::proof::{Expected, Wanted, capability_bits, host_ids};
+use crate::privileges::{OPEN_FILES, SCRATCH, SCRATCH_OPTIONS};
+use crate::{Access, CAPABILITIES, Missing, Root, SandboxError, SandboxSpec};
 
 /// The label by which a container is known to be ours; its value is the sandbox's name.
 pub(super) const LABEL: &str = "org.bryo.job";
@@ -55,6 +57,12 @@ pub(super) struct Create<'a> {
     init: bool,
     privileged: bool,
     read_only_filesystem: bool,
+    // Without it podman since 4.6 makes all of /dev read-only too. It adds file systems in memory only where there is
+    // none of ours.
+    read_write_tmpfs: bool,
+    seccomp_profile_path: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    apparmor_profile: Option<&'a str>,
     systemd: &'static str,
     #[serde(rename = "sdnotifyMode")]
     sdnotify_mode: &'static str,
@@ -73,13 +81,13 @@ pub(super) struct Create<'a> {
     cgroupns: Namespace,
     netns: Namespace,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    network_options: BTreeMap<&'static str, &'static [&'static str]>,
+    network_options: Options,
     cap_drop: [&'static str; 1],
-    cap_add: [&'static str; CAPABILITIES.len()],
+    cap_add: &'static [&'static str],
     no_new_privileges: bool,
     cgroup_parent: &'a str,
     resource_limits: Resources,
-    r_limits: [Rlimit; 1],
+    r_limits: [Rlimit; 2],
 }
 
 #[derive(Debug, Serialize)]
@@ -111,7 +119,7 @@ struct WireMount<'a> {
     kind: &'static str,
     source: &'a Path,
     destination: &'a Path,
-    options: [&'static str; 4],
+    options: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -150,6 +158,10 @@ pub(super) struct Host<'a> {
     pub(super) info: &'a PodmanInfo,
     /// Our own `/etc/hosts` for the job.
     pub(super) hosts: &'a Path,
+    /// Our own system-call filter.
+    pub(super) seccomp: &'a Path,
+    /// Our own `/etc/resolv.conf` for it, where we know who answers; else podman's.
+    pub(super) resolver: Option<&'a Path>,
     /// The most open files that may be asked for.
     pub(super) open_files: u64,
 }
@@ -157,8 +169,7 @@ pub(super) struct Host<'a> {
 impl<'a> Create<'a> {
     /// # Errors
     ///
-    /// When the recipe is not for podman, or the host has nothing that could connect a network namespace, or podman does
-    /// not have the job's ids.
+    /// When the recipe is not for podman, or the host has nothing that could connect a network namespace.
     pub(super) fn new(
         spec: &'a SandboxSpec,
         placement: &'a Placement,
@@ -194,14 +205,17 @@ impl<'a> Create<'a> {
             remove: false,
             init: false,
             privileged: false,
-            read_only_filesystem: false,
+            read_only_filesystem: spec.read_only_root,
+            read_write_tmpfs: spec.read_only_root,
+            seccomp_profile_path: host.seccomp,
+            apparmor_profile: spec.apparmor.as_deref(),
             systemd: "false",
             sdnotify_mode: "ignore",
             healthconfig: Health { test: ["NONE"] },
             log_configuration: Log { driver: "none" },
             restart_policy: "no",
             stop_timeout: 0,
-            mounts: mounts(&spec.mounts, host.hosts),
+            mounts: mounts(spec, host),
             image_volume_mode: "ignore",
             use_image_hosts: true,
             userns: PRIVATE,
@@ -216,18 +230,43 @@ impl<'a> Create<'a> {
             netns: Namespace { nsmode: netns },
             network_options,
             cap_drop: ["ALL"],
-            cap_add: CAPABILITIES,
+            // podman makes what is added ambient for an unprivileged user, who is to have none.
+            cap_add: if is_root(user) { &CAPABILITIES } else { &[] },
             no_new_privileges: true,
             cgroup_parent: &placement.cgroup_parent,
             resource_limits: Resources {
                 pids: Pids { limit: 0 },
             },
-            r_limits: [Rlimit {
-                kind: "nofile",
-                soft: open_files,
-                hard: open_files,
-            }],
+            r_limits: [rlimit("nofile", open_files), rlimit("core", 0)],
         })
+    }
+
+    /// What a container of this recipe is like.
+    pub(super) fn expected(&self, info: &PodmanInfo) -> Expected {
+        let (ids, open_files) = (self.idmappings.uids[0], &self.r_limits[0]);
+        let binds = self.mounts.iter().filter(|mount| mount.kind == "bind");
+        Expected {
+            uids: on_host(&info.uid_map, ids),
+            gids: on_host(&info.gid_map, ids),
+            mounts: binds
+                .map(|mount| Wanted {
+                    host: mount.source.to_owned(),
+                    guest: mount.destination.to_owned(),
+                    access: match mount.options.contains(&"ro") {
+                        true => Access::ReadOnly,
+                        false => Access::ReadWrite,
+                    },
+                })
+                .collect(),
+            read_only_root: self.read_only_filesystem,
+            host_network: self.netns.nsmode == "host",
+            capabilities: if self.cap_add.is_empty() {
+                0
+            } else {
+                capability_bits()
+            },
+            open_files: open_files.hard,
+        }
     }
 }
 
@@ -250,6 +289,11 @@ fn ids(slot: IdSlot, info: &PodmanInfo) -> Result<IdMap, SandboxError> {
     })
 }
 
+/// What a container's ids are on the host.
+fn on_host(podmans: &str, ids: IdMap) -> Vec<(u64, u64)> {
+    host_ids(podmans, ids.host_id, ids.size).unwrap_or_default()
+}
+
 /// The directory that the attempt's own one is in.
 fn work_root(spec: &SandboxSpec) -> &str {
     let root = spec.work.parent().unwrap_or(&spec.work);
@@ -261,18 +305,41 @@ pub(super) fn hosts_file() -> String {
     format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost {HOSTNAME}\n")
 }
 
+/// The `User` of an image, as podman reads it.
+fn is_root(user: &str) -> bool {
+    matches!(user.split(':').next(), None | Some("" | "0" | "root"))
+}
+
+const fn rlimit(kind: &'static str, most: u64) -> Rlimit {
+    Rlimit {
+        kind,
+        soft: most,
+        hard: most,
+    }
+}
+
 /// In the given order, since one may lie beneath another; ours first, so that the recipe can have its own.
-fn mounts<'a>(mounts: &'a [Mount], hosts: &'a Path) -> Vec<WireMount<'a>> {
-    let at = Path::new("/etc/hosts");
-    let own = (!mounts.iter().any(|mount| mount.guest == at)).then_some(bind(
-        hosts,
-        at,
-        Access::ReadOnly,
-    ));
+fn mounts<'a>(spec: &'a SandboxSpec, host: &Host<'a>) -> Vec<WireMount<'a>> {
+    let mounts = &spec.mounts;
+    let scratch = SCRATCH.iter().filter(|_| spec.read_only_root);
+    let own = [
+        ("/etc/hosts", Some(host.hosts)),
+        ("/etc/resolv.conf", host.resolver),
+    ];
+    let own = own.into_iter().filter_map(|(at, file)| {
+        let at = Path::new(at);
+        let free = !mounts.iter().any(|mount| mount.guest == at);
+        file.filter(|_| free)
+            .map(|file| bind(file, at, Access::ReadOnly))
+    });
     let given = mounts
         .iter()
         .map(|mount| bind(&mount.host, &mount.guest, mount.access));
-    own.into_iter().chain(given).collect()
+    scratch
+        .map(|at| scratch_mount(Path::new(at)))
+        .chain(own)
+        .chain(given)
+        .collect()
 }
 
 fn bind<'a>(source: &'a Path, destination: &'a Path, access: Access) -> WireMount<'a> {
@@ -284,193 +351,19 @@ fn bind<'a>(source: &'a Path, destination: &'a Path, access: Access) -> WireMoun
         kind: "bind",
         source,
         destination,
-        options: [access, "nosuid", "nodev", "rprivate"],
+        options: vec![access, "nosuid", "nodev", "rprivate"],
     }
 }
 
-type Options = BTreeMap<&'static str, &'static [&'static str]>;
-
-fn network(mode: NetworkMode, info: &PodmanInfo) -> Result<(&'static str, Options), SandboxError> {
-    match (mode, info.network_helper) {
-        (NetworkMode::None, _) => Ok(("none", Options::new())),
-        (NetworkMode::Host, _) => Ok(("host", Options::new())),
-        (NetworkMode::Isolated, Some(NetworkHelper::Slirp4netns)) => {
-            let options: &[_] = &[
-                "allow_host_loopback=false",
-                "enable_ipv6=false",
-                "mtu=65520",
-            ];
-            Ok(("slirp4netns", BTreeMap::from([("slirp4netns", options)])))
-        }
-        // podman itself adds --no-map-gw and closes all forwarded ports unless it is told otherwise.
-        (NetworkMode::Isolated, Some(NetworkHelper::Pasta)) => Ok(("pasta", Options::new())),
-        (NetworkMode::Isolated, None) => Err(SandboxError::Host(vec![Missing::new(
-            format!(
-                "podman {} has no slirp4netns or pasta for --network isolated",
-                info.version
-            ),
-            "sudo apt install slirp4netns, or run with --network none",
-        )])),
+/// Empty, as with crun: podman would else copy what the image has there.
+fn scratch_mount(at: &Path) -> WireMount<'_> {
+    WireMount {
+        kind: "tmpfs",
+        source: Path::new("tmpfs"),
+        destination: at,
+        options: SCRATCH_OPTIONS.into_iter().chain(["notmpcopyup"]).collect(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Network;
-    use crate::podman::info::CgroupManager;
-    use bryo_model::{ContainerName, JobId, LimitPolicy, Limits};
-
-    fn info(helper: Option<NetworkHelper>) -> PodmanInfo {
-        PodmanInfo {
-            version: "4.3.1".to_owned(),
-            cgroup_manager: CgroupManager::Cgroupfs,
-            graph_driver: "overlay".to_owned(),
-            graph_root: "/g".into(),
-            network_helper: helper,
-            subordinate_ids: 100_000,
-        }
-    }
-
-    fn recipe(network: NetworkMode) -> SandboxSpec {
-        let mount = |host: &str, guest: &str, access| Mount {
-            host: host.into(),
-            guest: guest.into(),
-            access,
-        };
-        SandboxSpec {
-            name: ContainerName::of(JobId::from_parts(0, 0)),
-            root: Root::PodmanImage {
-                id: "ab".repeat(32),
-                user: "1000:1000".to_owned(),
-            },
-            args: vec!["sh".to_owned(), "-c".to_owned(), "true".to_owned()],
-            env: vec![
-                ("B".to_owned(), "2".to_owned()),
-                ("A".to_owned(), "x=y".to_owned()),
-            ],
-            cwd: "/repo".to_owned(),
-            mounts: vec![
-                mount("/h/repo", "/repo", Access::ReadOnly),
-                mount("/h/out", "/repo/out", Access::ReadWrite),
-            ],
-            network: Network {
-                mode: network,
-                ..Network::none()
-            },
-            read_only_root: false,
-            apparmor: None,
-            limits: Limits {
-                pids: Some(5),
-                ..Limits::default()
-            },
-            limit_policy: LimitPolicy::Enforce,
-            work: "/w".into(),
-        }
-    }
-
-    fn json(spec: &SandboxSpec, info: &PodmanInfo) -> Result<serde_json::Value, SandboxError> {
-        with_ids(spec, info, IdSlot::SHARED)
-    }
-
-    fn with_ids(
-        spec: &SandboxSpec,
-        info: &PodmanInfo,
-        slot: IdSlot,
-    ) -> Result<serde_json::Value, SandboxError> {
-        let placement = Placement {
-            cgroup_parent: "/agent/job".to_owned(),
-            cgroup_dir: "/sys/fs/cgroup/agent/job".into(),
-            slot,
-        };
-        let hosts = PathBuf::from("/w/hosts");
-        let host = Host {
-            info,
-            hosts: &hosts,
-            open_files: 20_000,
-        };
-        Create::new(spec, &placement, &host).map(|c| serde_json::to_value(c).unwrap())
-    }
-
-    #[test]
-    fn the_whole_recipe() {
-        let got = json(&recipe(NetworkMode::None), &info(None)).unwrap();
-        let wanted = r#"{
-            "name": "bryo-00000000000000000000000000",
-            "labels": {"org.bryo.job": "bryo-00000000000000000000000000", "org.bryo.work": "/"},
-            "image": "abababababababababababababababababababababababababababababababab",
-            "entrypoint": [], "command": ["sh", "-c", "true"],
-            "env": {"A": "x=y", "B": "2"}, "unsetenvall": true, "httpproxy": false,
-            "work_dir": "/repo", "user": "1000:1000", "umask": "0022", "hostname": "bryo",
-            "terminal": false, "stdin": false, "remove": false, "init": false, "privileged": false,
-            "read_only_filesystem": false, "systemd": "false", "sdnotifyMode": "ignore",
-            "healthconfig": {"Test": ["NONE"]}, "log_configuration": {"driver": "none"},
-            "restart_policy": "no", "stop_timeout": 0,
-            "mounts": [
-                {"type": "bind", "source": "/w/hosts", "destination": "/etc/hosts",
-                 "options": ["ro", "nosuid", "nodev", "rprivate"]},
-                {"type": "bind", "source": "/h/repo", "destination": "/repo",
-                 "options": ["ro", "nosuid", "nodev", "rprivate"]},
-                {"type": "bind", "source": "/h/out", "destination": "/repo/out",
-                 "options": ["rw", "nosuid", "nodev", "rprivate"]}],
-            "image_volume_mode": "ignore", "use_image_hosts": true,
-            "userns": {"nsmode": "private"},
-            "idmappings": {"UIDMap": [{"container_id": 0, "host_id": 1, "size": 65536}],
-                           "GIDMap": [{"container_id": 0, "host_id": 1, "size": 65536}]},
-            "pidns": {"nsmode": "private"}, "ipcns": {"nsmode": "private"},
-            "utsns": {"nsmode": "private"}, "cgroupns": {"nsmode": "private"},
-            "netns": {"nsmode": "none"},
-            "cap_drop": ["ALL"],
-            "cap_add": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"],
-            "no_new_privileges": true, "cgroup_parent": "/agent/job",
-            "resource_limits": {"pids": {"limit": 0}},
-            "r_limits": [{"type": "nofile", "soft": 20000, "hard": 20000}]
-        }"#;
-        let wanted: serde_json::Value = serde_json::from_str(wanted).unwrap();
-        assert_eq!(got, wanted);
-    }
-
-    #[test]
-    fn ids_of_its_own() {
-        let (spec, mut info) = (recipe(NetworkMode::None), info(None));
-        let slot = IdSlot::new(2).unwrap();
-        info.subordinate_ids = 3 * IdSlot::IDS;
-        let got = with_ids(&spec, &info, slot).unwrap();
-        let map = serde_json::json!([{"container_id": 0, "host_id": 131_073, "size": 65_536}]);
-        assert_eq!(got["idmappings"]["UIDMap"], map);
-        assert_eq!(got["idmappings"]["GIDMap"], map);
-        // One id too few is too few.
-        info.subordinate_ids -= 1;
-        let error = with_ids(&spec, &info, slot).unwrap_err().to_string();
-        assert!(error.contains("podman system migrate"), "{error}");
-    }
-
-    #[test]
-    fn networks() {
-        let isolated = recipe(NetworkMode::Isolated);
-        let slirp = json(&isolated, &info(Some(NetworkHelper::Slirp4netns))).unwrap();
-        assert_eq!(slirp["netns"]["nsmode"], "slirp4netns");
-        let options = slirp["network_options"]["slirp4netns"].as_array().unwrap();
-        assert!(options.contains(&"allow_host_loopback=false".into()));
-        let pasta = json(&isolated, &info(Some(NetworkHelper::Pasta))).unwrap();
-        assert_eq!(pasta["netns"]["nsmode"], "pasta");
-        assert!(json(&isolated, &info(None)).is_err());
-    }
-
-    #[test]
-    fn a_recipe_may_bring_its_own_hosts_file_and_must_be_for_podman() {
-        let mut spec = recipe(NetworkMode::None);
-        spec.mounts[0].guest = "/etc/hosts".into();
-        let got = json(&spec, &info(None)).unwrap();
-        assert_eq!(got["mounts"].as_array().unwrap().len(), 2);
-        spec.root = Root::Layers {
-            dirs: Vec::new(),
-            user: crate::UserIds {
-                uid: 0,
-                gid: 0,
-                groups: Vec::new(),
-            },
-        };
-        assert!(json(&spec, &info(None)).is_err());
-    }
-}
+mod tests;

@@ -45,6 +45,10 @@ pub(crate) struct PodmanInfo {
     pub(crate) network_helper: Option<NetworkHelper>,
     /// How many subordinate ids it has, counted from id 1 of its own user namespace without a gap.
     pub(crate) subordinate_ids: u32,
+    /// What the user ids of its own user namespace are on the host, as the kernel writes maps.
+    pub(crate) uid_map: String,
+    /// The same of groups.
+    pub(crate) gid_map: String,
 }
 
 impl PodmanInfo {
@@ -103,6 +107,8 @@ impl PodmanInfo {
             graph_root: wire.store.graph_root,
             network_helper,
             subordinate_ids,
+            uid_map: as_text(&maps.uidmap),
+            gid_map: as_text(&maps.gidmap),
         })
     }
 }
@@ -112,6 +118,13 @@ fn numbers(version: &str) -> (u32, u32) {
         .split(['.', '-'])
         .map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// As in `/proc/PID/uid_map`.
+fn as_text(maps: &[WireMap]) -> String {
+    maps.iter()
+        .map(|map| format!("{} {} {}\n", map.container_id, map.host_id, map.size))
+        .collect()
 }
 
 /// How many ids are mapped from 1 on without a gap.
@@ -169,6 +182,7 @@ struct WireMaps {
 #[derive(Debug, Deserialize)]
 struct WireMap {
     container_id: u32,
+    host_id: u32,
     size: u32,
 }
 
@@ -222,6 +236,8 @@ mod tests {
                 graph_root: "/g".into(),
                 network_helper: Some(NetworkHelper::Slirp4netns),
                 subordinate_ids: 65_536,
+                uid_map: "0 1501 1\n1 100000 65536\n".to_owned(),
+                gid_map: "0 1501 1\n1 100000 65536\n".to_owned(),
             }
         );
     }
@@ -246,7 +262,11 @@ mod tests {
 
     #[test]
     fn ids_are_counted_up_to_the_first_gap() {
-        let map = |container_id, size| WireMap { container_id, size };
+        let map = |container_id, size| WireMap {
+            container_id,
+            host_id: 100_000,
+            size,
+        };
         assert_eq!(from_one(&[map(0, 1), map(11, 5), map(1, 10)]), 15);
         assert_eq!(from_one(&[map(1, 10), map(12, 5)]), 10);
         assert_eq!(from_one(&[map(0, 65_536)]), 0);

@@ -27,6 +27,7 @@ pub(crate) mod frames;
 mod images;
 mod info;
 mod logs;
+mod network;
 pub(crate) mod proof;
 mod request;
 mod sandbox;

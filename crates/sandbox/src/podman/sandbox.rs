@@ -5,18 +5,19 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bryo_model::{IdSlot, NetworkMode};
+use bryo_model::{IdSlot, NetworkMode, ResourceUse};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::info::CgroupManager;
+use super::network::dns;
 use super::proof;
 use super::{Init, Placement, PodmanClient, PodmanContainer, PodmanInfo, socket_path};
 use crate::cgroup::JobCgroup;
 use crate::contract::{Container, Doing};
 use crate::logs::Logs;
-use crate::network::close_link_local;
+use crate::network::{Traffic, close_network, rules};
 use crate::proc::{handles, is_in, parent_of};
 use crate::runtime::RuntimePlaces;
 use crate::userns::UserNamespace;
@@ -193,18 +194,25 @@ impl PodmanSandbox {
         {
             let owner = podmans_namespace(pid)
                 .ok_or_else(|| SandboxError::Podman("the prepared container is gone".to_owned()))?;
-            close_link_local(&owner, &PathBuf::from(format!("/proc/{pid}/ns/net"))).await?;
+            let net = PathBuf::from(format!("/proc/{pid}/ns/net"));
+            let rules = rules(&spec.network, dns(self.client.info()))?;
+            let counters = close_network(&owner, &net, &rules).await?;
+            self.container()?.count(counters);
         }
         self.init = Some(init);
         Ok(())
     }
 
     /// Directories of the host that hold what the job writes.
-    pub(crate) async fn writable(&self, spec: &SandboxSpec) -> Result<Vec<PathBuf>, SandboxError> {
-        let layer = match &self.container {
-            Some(container) => container.upper_layer().await?,
-            None => None,
-        };
+    fn writable(&self, spec: &SandboxSpec) -> Result<Vec<PathBuf>, SandboxError> {
+        let mut all = spec.writable_mounts();
+        if let Some(Init::NotStarted(_)) = self.init {
+            return Ok(all);
+        }
+        let layer = self
+            .container
+            .as_ref()
+            .and_then(PodmanContainer::upper_layer);
         let layer = layer.ok_or_else(|| SandboxError::Limit {
             limit: "disk",
             why: format!(
@@ -215,8 +223,7 @@ impl PodmanSandbox {
                   system reset"
                 .to_owned(),
         })?;
-        let mut all = spec.writable_mounts();
-        all.push(layer);
+        all.push(layer.to_owned());
         Ok(all)
     }
 
@@ -351,11 +358,21 @@ impl Container for PodmanSandbox {
         &self.cgroup
     }
 
+    fn counted(&self) -> ResourceUse {
+        ResourceUse {
+            pids_refused: self
+                .container
+                .as_ref()
+                .and_then(PodmanContainer::pids_refused),
+            ..Traffic::reported(self.container.as_ref().and_then(PodmanContainer::traffic))
+        }
+    }
+
     fn writable<'a>(
         &'a self,
         spec: &'a SandboxSpec,
     ) -> Doing<'a, Result<Vec<PathBuf>, SandboxError>> {
-        Box::pin(Self::writable(self, spec))
+        Box::pin(std::future::ready(Self::writable(self, spec)))
     }
 
     fn user_namespace(&self) -> Option<PathBuf> {

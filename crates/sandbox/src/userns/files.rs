@@ -8,7 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat2};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, unlinkat};
 use rustix::fs::{Dir, FileType};
@@ -72,15 +72,15 @@ pub(super) fn remove(path: &Path) -> Result<(), String> {
 
 fn remove_tries(path: &Path, tries: u32) -> Result<(), String> {
     let text = |e: Errno| format!("could not remove {}: {e}", path.display());
-    let top = match open(path, directory_flags(), Mode::empty()) {
-        Ok(top) => top,
+    match open(path, directory_flags(), Mode::empty()) {
+        Ok(_) => {}
         Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::ENOTDIR | Errno::ELOOP) => {
             return std::fs::remove_file(path).map_err(|e| format!("{}: {e}", path.display()));
         }
         Err(e) => return Err(text(e)),
-    };
-    empty(top).map_err(text)?;
+    }
+    empty(path).map_err(text)?;
     match std::fs::remove_dir(path) {
         // The worker of an agent that was killed may have written its last word meanwhile.
         Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && tries > 0 => {
@@ -92,12 +92,18 @@ fn remove_tries(path: &Path, tries: u32) -> Result<(), String> {
 
 type Visit<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, &CStr, FileType) -> Result<(), Errno>;
 
-/// Calls `visit` for every entry beneath `top`, each directory before what is in it.
-///
-/// The stack holds open directories: its depth is the depth of the tree, bounded by the limit on open files.
+/// So many directories are open at one time, whatever a job has nested. What publishes a result allows far less.
+pub(super) const DEEPEST: usize = 1000;
+
+/// Calls `visit` for every entry beneath `top`, each directory before what is in it, down to [`DEEPEST`] levels: whoever
+/// reads the tree afterwards refuses one that is deeper.
 fn walk(top: OwnedFd, visit: Visit<'_>) -> Result<(), Errno> {
     let mut stack = vec![Dir::new(top).map_err(errno)?];
-    while let Some(dir) = stack.last_mut() {
+    loop {
+        let depth = stack.len();
+        let Some(dir) = stack.last_mut() else {
+            return Ok(());
+        };
         let Some(entry) = dir.read() else {
             stack.pop();
             continue;
@@ -110,18 +116,31 @@ fn walk(top: OwnedFd, visit: Visit<'_>) -> Result<(), Errno> {
         let parent = dir.fd().map_err(errno)?;
         let kind = kind_of(parent, name, entry.file_type())?;
         visit(parent, name, kind)?;
-        if kind == FileType::Directory {
+        if kind == FileType::Directory && depth < DEEPEST {
             let fd = openat(parent, name, directory_flags(), Mode::empty())?;
             stack.push(Dir::new(fd).map_err(errno)?);
         }
     }
+}
+
+/// Removes everything beneath `top`, deepest first, whatever its mode and its depth.
+fn empty(top: &Path) -> Result<(), Errno> {
+    // Each round removes at least DEEPEST levels of what is nested deeper.
+    while pass(open(top, directory_flags(), Mode::empty())?)? {}
     Ok(())
 }
 
-/// Removes everything beneath `top`, deepest first, whatever its mode.
-fn empty(top: OwnedFd) -> Result<(), Errno> {
+/// Removes what it can reach with [`DEEPEST`] open directories; what lies deeper is brought up to the top. Returns whether
+/// something was.
+fn pass(top: OwnedFd) -> Result<bool, Errno> {
+    let above = top.try_clone().map_err(|_| Errno::EMFILE)?;
+    let mut brought_up = 0_u64;
     let mut stack: Vec<(CString, Dir)> = vec![(CString::default(), Dir::new(top).map_err(errno)?)];
-    while let Some((_, dir)) = stack.last_mut() {
+    loop {
+        let depth = stack.len();
+        let Some((_, dir)) = stack.last_mut() else {
+            return Ok(brought_up > 0);
+        };
         let Some(entry) = dir.read() else {
             if let (Some((name, _)), Some((_, parent))) = (stack.pop(), stack.last()) {
                 let parent = parent.fd().map_err(errno)?;
@@ -135,14 +154,33 @@ fn empty(top: OwnedFd) -> Result<(), Errno> {
             continue;
         }
         let parent = dir.fd().map_err(errno)?;
-        if kind_of(parent, name, entry.file_type())? == FileType::Directory {
+        if kind_of(parent, name, entry.file_type())? != FileType::Directory {
+            unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)?;
+        } else if depth < DEEPEST {
             let fd = openat(parent, name, directory_flags(), Mode::empty())?;
             stack.push((name.to_owned(), Dir::new(fd).map_err(errno)?));
         } else {
-            unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)?;
+            bring_up(parent, name, &above, &mut brought_up)?;
         }
     }
-    Ok(())
+}
+
+/// Moves a directory to the top, under a name that is free there.
+fn bring_up(
+    parent: BorrowedFd<'_>,
+    name: &CStr,
+    top: &OwnedFd,
+    count: &mut u64,
+) -> Result<(), Errno> {
+    loop {
+        *count += 1;
+        let to = CString::new(format!(".deep-{count}")).map_err(|_| Errno::EINVAL)?;
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        match renameat2(parent, name, top, to.as_c_str(), flags) {
+            Err(Errno::EEXIST) => {}
+            other => return other,
+        }
+    }
 }
 
 pub(super) fn errno(e: rustix::io::Errno) -> Errno {
@@ -179,6 +217,22 @@ mod tests {
         remove(&tree).unwrap();
         assert!(!tree.exists() && outside.join("keep").exists());
         remove(&tree).unwrap();
+    }
+
+    #[test]
+    fn no_depth_is_too_deep() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        // Paths are bounded, so it is made from where it has come to.
+        let mut at = open(&tree, directory_flags(), Mode::empty()).unwrap();
+        for _ in 0..(DEEPEST * 2 + 10) {
+            nix::sys::stat::mkdirat(&at, "d", Mode::S_IRWXU).unwrap();
+            at = openat(&at, "d", directory_flags(), Mode::empty()).unwrap();
+        }
+        drop(at);
+        remove(&tree).unwrap();
+        assert!(!tree.exists());
     }
 
     #[test]

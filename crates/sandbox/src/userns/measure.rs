@@ -12,7 +12,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 use rustix::fs::Dir;
 use serde::{Deserialize, Serialize};
 
-use super::files::{directory_flags, errno, is_dot};
+use super::files::{DEEPEST, directory_flags, errno, is_dot};
 use super::nameless::{devices, nameless};
 
 /// Bytes in blocks of the file system, and entries of any kind.
@@ -20,6 +20,14 @@ use super::nameless::{devices, nameless};
 pub(crate) struct OnDisk {
     pub(crate) bytes: u64,
     pub(crate) files: u64,
+}
+
+impl OnDisk {
+    /// More than any bound.
+    pub(crate) const UNCOUNTABLE: Self = Self {
+        bytes: u64::MAX,
+        files: u64::MAX,
+    };
 }
 
 /// The unit of `st_blocks`, whatever the file system's own is.
@@ -75,14 +83,12 @@ impl Sum {
             if kind(&stat) != SFlag::S_IFDIR {
                 continue;
             }
-            match openat(parent, name, directory_flags(), Mode::empty()) {
-                // Deeper than there may be open files: nobody needs that, and it is counted as more than any bound.
-                Err(Errno::EMFILE) => self.so_far.files = u64::MAX,
-                other => {
-                    if let Some(fd) = passing(other)? {
-                        stack.push(Dir::new(fd).map_err(errno)?);
-                    }
-                }
+            let within = openat(parent, name, directory_flags(), Mode::empty());
+            if stack.len() == DEEPEST {
+                // Nobody needs that, and what lies there cannot be counted: it is more than any bound.
+                self.so_far = OnDisk::UNCOUNTABLE;
+            } else if let Some(fd) = passing(within)? {
+                stack.push(Dir::new(fd).map_err(errno)?);
             }
         }
         Ok(())

@@ -26,8 +26,8 @@ pub enum Role {
     Worker,
     /// Adds up what the processes of a job hold open without a name.
     Nameless,
-    /// Closes link-local addresses in a job's network namespace.
-    CloseLinkLocal,
+    /// Sets the rules of a job's network namespace.
+    CloseNetwork,
 }
 
 impl Role {
@@ -37,7 +37,7 @@ impl Role {
         Self::Inside,
         Self::Worker,
         Self::Nameless,
-        Self::CloseLinkLocal,
+        Self::CloseNetwork,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -47,7 +47,7 @@ impl Role {
             Self::Inside => "__inside",
             Self::Worker => "__worker",
             Self::Nameless => "__nameless",
-            Self::CloseLinkLocal => "__close-link-local",
+            Self::CloseNetwork => "__close-network",
         }
     }
 
@@ -73,7 +73,7 @@ pub fn role_main(role: Role, args: &[OsString]) -> Result<(), String> {
         Role::Inside => inside(args),
         Role::Worker => crate::crun::worker_main(args),
         Role::Nameless => nameless::nameless_main(args),
-        Role::CloseLinkLocal => crate::network::close_link_local_main(args),
+        Role::CloseNetwork => crate::network::close_network_main(args),
     }
 }
 

@@ -2,7 +2,8 @@
 # run.sh (guest, root) - the stories that need a kernel which enforces limits: scripts/test-vm.sh adds `bryo` and
 # `busybox.tar` to this directory and boots it
 #
-# limits.sh runs as the unprivileged user builder in each of the situations it knows. Results: $BED_OUT/*.json and
+# limits.sh runs as the unprivileged user builder in each of the situations it knows, network.sh with each network
+# program. Results: $BED_OUT/*.json and
 # *.stderr of each job, and the log.
 set -uo pipefail
 install -m 755 "$BED_PAYLOAD/bryo" /usr/local/bin/bryo
@@ -21,6 +22,21 @@ bad=0
 limits="BED_OUT='$BED_OUT' BED_PAYLOAD='$BED_PAYLOAD' timeout 900 '$BED_PAYLOAD/limits.sh'"
 runuser -l builder -c "$limits session" || bad=1
 builder bash -c "$limits service" || bad=1
+# In leaf a job takes all memory there is; with swap that would be minutes of swapping.
+swapoff /swap
 builder systemd-run --user --wait --pipe --quiet -p Delegate=yes bash -c "exec env $limits leaf" || bad=1
+
+# A way out that leads nowhere: pasta wants a default route with a gateway.
+ip link add world type dummy && ip address add 192.0.2.1/24 dev world && ip link set world up &&
+  ip route add default via 192.0.2.254 || bad=1
+network="BED_OUT='$BED_OUT' BED_PAYLOAD='$BED_PAYLOAD' timeout 600 '$BED_PAYLOAD/network.sh'"
+away() { mv "$(command -v "$1")" "/root/$1"; }
+away pasta
+runuser -l builder -c "$network slirp4netns" || bad=1
+mv /root/pasta /usr/bin/pasta
+away slirp4netns
+# what bryo has noted about podman names the program that was there
+rm -f /run/user/1000/bryo/podman-*.json
+runuser -l builder -c "$network pasta" || bad=1
 if [ $bad = 0 ]; then echo "RESULT all good"; else echo "RESULT failures above"; fi
 exit $bad
