@@ -1,5 +1,5 @@
 #!/bin/bash
-# test-vm.sh [SUITE] - limits, where a kernel enforces them: a Debian guest (bookworm; SUITE trixie) booted under QEMU
+# test-vm.sh [SUITE] - limits, where a kernel enforces them, and networks: a Debian guest (bookworm; SUITE trixie) booted under QEMU
 #
 # Needs no KVM and, but for missing packages, no root. Takes about two minutes, and one more the first time.
 # What the guest reported is left in target/vm/SUITE: the log, one JSON report for each job, the journal, the console.
