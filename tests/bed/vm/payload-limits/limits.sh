@@ -112,7 +112,8 @@ further() {
 host_memory() {
   # without a limit of its own, three times 900 MB, more than the guest has; the kernel chooses the largest process,
   # which is the job's
-  job host-memory -- sh -c 'for i in 1 2 3; do (head -c 900000000 /dev/zero | tail -c 900000000 > /dev/null) & done; wait; exit 3'
+  job host-memory -- sh -c 'for i in 1 2 3; do (tail -c 900000000 /dev/zero > /dev/null; echo > /tmp/ended) & done
+    while [ ! -e /tmp/ended ]; do sleep 1; done; exit 3'
   check "the host out of memory: verdict" says '.verdict == "out_of_memory" and .limit_reached == "host_memory"'
 }
 
