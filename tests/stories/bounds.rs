@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use bryo_stories::{Runtime, World, wait_until};
 use nix::sys::signal::{Signal, kill};
@@ -200,9 +199,10 @@ stories! {
     fn the_helper_is_killed(world) {
         let mut going = world.start_build("never-ends", &[]);
         going.until("started");
-        let helper = Command::new("pgrep").args(["--full", "__helper"]).output().unwrap();
-        let pid: i32 = String::from_utf8_lossy(&helper.stdout).trim().parse().unwrap();
-        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        let [helper] = going.children("__helper")[..] else {
+            panic!("one helper is wanted");
+        };
+        kill(helper, Signal::SIGKILL).unwrap();
         let told = going.end();
         told.ended(3, "infrastructure");
         told.because("user namespace helper");

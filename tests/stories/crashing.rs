@@ -132,14 +132,10 @@ stories! {
         }
         let mut going = world.start_build("never-ends", &[]);
         going.until("started");
-        let service = Command::new("pgrep").args(["--full", "podman.* system service"]).output().unwrap();
-        let services: Vec<i32> = String::from_utf8_lossy(&service.stdout).lines().map(|pid| pid.parse().unwrap()).collect();
-        assert!(!services.is_empty());
-        let signal_all = |signal| services.iter().for_each(|pid| kill(Pid::from_raw(*pid), signal).unwrap());
-        signal_all(Signal::SIGSTOP);
+        let stopped = world.stop_podman();
         going.signal(Signal::SIGINT);
         let told = going.end_whatever_is_left();
-        signal_all(Signal::SIGCONT);
+        drop(stopped);
         // The job is dead and the verdict is right; what only podman can remove is named, and the next attempt removes it.
         let report = told.report();
         assert_eq!((told.code, &report["verdict"]), (130, &"cancelled".into()), "{}", told.err());

@@ -28,7 +28,7 @@ stories! {
 
     fn never_ends(world) {
         let since = Instant::now();
-        let told = world.build("never-ends", &["--timeout", "2s", "--grace", "60s"]);
+        let told = world.build("never-ends", &["--timeout", "5s", "--grace", "60s"]);
         told.ended(1, "timed_out");
         told.because("stage run");
         // Its shell has no handler for the signal, so the grace period would be spent on nothing.
@@ -36,13 +36,13 @@ stories! {
     }
 
     fn catches_sigterm(world) {
-        let told = world.build("catches-sigterm", &["--timeout", "3s", "--grace", "60s"]);
+        let told = world.build("catches-sigterm", &["--stage-timeout", "run=3s", "--grace", "60s"]);
         told.ended(1, "timed_out");
         assert!(told.err().contains("asked to end"), "{}", told.err());
     }
 
     fn ignores_sigterm(world) {
-        let told = world.build("ignores-sigterm", &["--timeout", "2s", "--grace", "1s"]);
+        let told = world.build("ignores-sigterm", &["--stage-timeout", "run=2s", "--grace", "1s"]);
         told.ended(1, "timed_out");
         assert!(told.err().contains("ignored"), "{}", told.err());
     }

@@ -100,14 +100,14 @@ stories! {
     }
 
     fn the_end_of_a_stopped_job_is_kept(world) {
-        let told = world.build("catches-sigterm", &["--timeout", "3s", "--grace", "60s", "--max-log", "16"]);
+        let told = world.build("catches-sigterm", &["--silence", "2s", "--grace", "60s", "--max-log", "16"]);
         told.ended(1, "timed_out");
         assert!(told.err().contains("started\n") && told.err().contains("to end\n"), "{}", told.err());
         assert!(told.err().contains("5 bytes of output left out here"), "{}", told.err());
     }
 
     fn the_end_of_a_killed_job_is_kept(world) {
-        let told = world.build("ignores-sigterm", &["--timeout", "2s", "--grace", "1s", "--max-log", "14"]);
+        let told = world.build("ignores-sigterm", &["--silence", "2s", "--grace", "1s", "--max-log", "14"]);
         told.ended(1, "timed_out");
         assert!(told.err().contains("gnored\n"), "{}", told.err());
         assert!(told.err().contains("2 bytes of output left out here"), "{}", told.err());

@@ -6,6 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use nix::unistd::Pid;
+
 const PREFIX: &str = "bryo-01";
 
 /// Everything of Bryo's jobs that is still there. `world` and `work` are directories of the story.
@@ -96,6 +98,19 @@ fn processes(world: &Path, found: &mut Vec<String>) {
             }
         }
     }
+}
+
+/// The processes of which this is true: of their `/proc/PID/status` and their command line.
+pub(crate) fn processes_that(is: impl Fn(&str, &str) -> bool) -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let status = fs::read_to_string(entry.path().join("status")).ok()?;
+            let command = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            is(&status, &command.replace('\0', " ")).then_some(Pid::from_raw(pid))
+        })
+        .collect()
 }
 
 fn containers(found: &mut Vec<String>) {

@@ -15,6 +15,9 @@ use crate::{Repository, Told, look};
 /// No story needs longer, on the slowest machine; a hang becomes a failure.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// How long what was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(2);
+
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -191,6 +194,20 @@ impl World {
         Going::start(self, command)
     }
 
+    /// Stops every podman service of this user until the guard is dropped.
+    #[must_use]
+    pub fn stop_podman(&self) -> Stopped {
+        let of_podman = |_: &str, command: &str| {
+            command.contains("podman") && command.contains("system service")
+        };
+        let all = look::processes_that(of_podman);
+        assert!(!all.is_empty(), "no podman service runs");
+        for pid in &all {
+            kill(*pid, Signal::SIGSTOP).unwrap();
+        }
+        Stopped(all)
+    }
+
     /// Processes of jobs and of their helpers that live.
     #[must_use]
     pub fn processes_left(&self) -> Vec<String> {
@@ -206,8 +223,26 @@ impl World {
     /// Looks for everything that a job could leave behind.
     #[track_caller]
     pub fn nothing_is_left(&self) {
-        let found = look::around(self.path(), &self.work());
+        // A process that was killed needs a processor to die on.
+        let since = Instant::now();
+        let mut found = look::around(self.path(), &self.work());
+        while !found.is_empty() && since.elapsed() < DYING {
+            std::thread::sleep(LOOK);
+            found = look::around(self.path(), &self.work());
+        }
         assert!(found.is_empty(), "left behind: {found:#?}");
+    }
+}
+
+/// Processes that are stopped, and go on when it is dropped.
+#[derive(Debug)]
+pub struct Stopped(Vec<Pid>);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = kill(*pid, Signal::SIGCONT);
+        }
     }
 }
 
@@ -261,6 +296,13 @@ impl<'a> Going<'a> {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The processes that the program has started and whose command line has this word.
+    #[must_use]
+    pub fn children(&self, word: &str) -> Vec<Pid> {
+        let parent = format!("PPid:\t{}\n", self.child.id());
+        look::processes_that(|status, command| status.contains(&parent) && command.contains(word))
     }
 
     /// Sends a signal to the program itself, as a shell's Ctrl-C would.

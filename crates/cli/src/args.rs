@@ -8,6 +8,7 @@ use bryo_model::{
     ByteSize, Ceiling, Cpus, Destination, EnvVar, GitRef, ImageRef, NetworkMode, RuntimeKind,
     SourceLocation, StageLimit, StopSignal, SubDir, Weight,
 };
+use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::exit_code::Exit;
@@ -86,11 +87,11 @@ pub(crate) struct RunArgs {
     pub(crate) closed: Vec<Destination>,
 
     /// Let the job connect to this host's own addresses, loopback excepted
-    #[arg(long, env = "BRYO_REACH_HOST", help_heading = NETWORK)]
+    #[arg(long, env = "BRYO_REACH_HOST", value_parser = FalseyValueParser::new(), help_heading = NETWORK)]
     pub(crate) reach_host: bool,
 
     /// Give jobs that want a network this host's own: nothing above holds then
-    #[arg(long, env = "BRYO_HOST_NETWORK", help_heading = NETWORK)]
+    #[arg(long, env = "BRYO_HOST_NETWORK", value_parser = FalseyValueParser::new(), help_heading = NETWORK)]
     pub(crate) host_network: bool,
 
     /// Certificates that the job trusts, one PEM file
@@ -98,7 +99,7 @@ pub(crate) struct RunArgs {
     pub(crate) ca_bundle: Option<PathBuf>,
 
     /// Pass http_proxy, https_proxy, all_proxy and no_proxy on to the job
-    #[arg(long, env = "BRYO_PASS_PROXY", help_heading = NETWORK)]
+    #[arg(long, env = "BRYO_PASS_PROXY", value_parser = FalseyValueParser::new(), help_heading = NETWORK)]
     pub(crate) pass_proxy: bool,
 
     /// The job cannot write to /, only to /output, /tmp, /var/tmp and /run
@@ -106,7 +107,7 @@ pub(crate) struct RunArgs {
     pub(crate) read_only: bool,
 
     /// Give each job that runs at the same time subordinate ids of its own; needs 65536 for each, and as many that are shared
-    #[arg(long, env = "BRYO_OWN_IDS")]
+    #[arg(long, env = "BRYO_OWN_IDS", value_parser = FalseyValueParser::new())]
     pub(crate) own_ids: bool,
 
     /// AppArmor profile of the job; it must be loaded

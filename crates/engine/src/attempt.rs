@@ -40,7 +40,8 @@ pub async fn run_attempt(
         limits,
         ..job.clone()
     };
-    let secrets = Secrets::of(&job.secrets);
+    let hidden = outside::passwords(&settings.network.proxy);
+    let secrets = Secrets::of(&[&job.secrets[..], &hidden].concat());
     let mut attempt = Attempt {
         job,
         engine,

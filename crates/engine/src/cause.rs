@@ -5,7 +5,9 @@ use std::error::Error;
 use aho_corasick::BuildError;
 use bryo_depot::DepotError;
 use bryo_image::{Fault, ImageError};
-use bryo_model::{Failure, OutOfMemory, ResourceLimit, ResourceUse, Stage, TimeLimit, Verdict};
+use bryo_model::{
+    Failure, LimitsInForce, OutOfMemory, ResourceLimit, ResourceUse, Stage, TimeLimit, Verdict,
+};
 use bryo_sandbox::{Exit, SandboxError};
 use bryo_source::SourceError;
 
@@ -58,11 +60,15 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn of(used: &ResourceUse) -> Self {
+    /// A refused process counts only against a limit of the job's: older kernels count those of others with them.
+    pub(crate) fn of(used: &ResourceUse, limits: &LimitsInForce) -> Self {
         Self {
             oom_kills: used.oom_kills.unwrap_or(0),
             oom_events: used.oom_events.unwrap_or(0),
-            pids_refused: used.pids_refused.unwrap_or(0),
+            pids_refused: used
+                .pids_refused
+                .filter(|_| limits.pids.is_some())
+                .unwrap_or(0),
         }
     }
 }

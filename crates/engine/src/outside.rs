@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use bryo_model::EnvVar;
 use bryo_sandbox::{Access, Mount};
 
 use crate::settings::NetworkSettings;
@@ -57,6 +58,31 @@ fn copied(work: &Path) -> PathBuf {
     work.join("ca-bundle.pem")
 }
 
+/// What of the proxies' addresses must not show: `user:password` and the password, where there is one that can be hidden.
+pub(crate) fn passwords(proxy: &[EnvVar]) -> Vec<EnvVar> {
+    let user_info = |var: &EnvVar| {
+        let address = var
+            .value()
+            .split_once("://")
+            .map_or(var.value(), |(_, rest)| rest);
+        let authority = address.split('/').next().unwrap_or_default();
+        authority.rsplit_once('@').map(|(user, _)| user.to_owned())
+    };
+    let mut all = Vec::new();
+    for user in proxy.iter().filter_map(user_info) {
+        let password = user
+            .split_once(':')
+            .map(|(_, password)| password.to_owned());
+        // Less than this cannot be told from any other text.
+        let parts = password
+            .into_iter()
+            .chain([user])
+            .filter(|part| part.len() >= 4);
+        all.extend(parts.filter_map(|part| EnvVar::new("PROXY", &part).ok()));
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +107,21 @@ mod tests {
         let none = NetworkSettings::default();
         copy_certificates(&none, &work).unwrap();
         assert!(certificates(&none, &work).is_none() && certificate_variables(&none).is_empty());
+    }
+
+    #[test]
+    fn what_of_a_proxys_address_is_hidden() {
+        let var = |value: &str| EnvVar::new("https_proxy", value).unwrap();
+        let of = |value: &str| {
+            let all = passwords(&[var(value)]);
+            all.iter().map(|v| v.value().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of("http://ana:s3cret@proxy:3128/x@y"),
+            ["s3cret", "ana:s3cret"]
+        );
+        assert_eq!(of("ana:s3cret@proxy"), ["s3cret", "ana:s3cret"]);
+        assert_eq!(of("http://proxy:3128"), [""; 0]);
+        assert_eq!(of("http://a:b@proxy"), [""; 0]);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bryo_depot::{DepotError, OutputBounds, OutputTree, Target, Watch};
-use bryo_model::{Amount, ByteSize, Stage};
+use bryo_model::{Amount, ByteSize, Limits, Stage};
 
 use crate::attempt::Attempt;
 use crate::cause::Cause;
@@ -31,8 +31,13 @@ impl Attempt<'_> {
                 .job
                 .limits
                 .output
-                .map_or(usual.max_bytes, ByteSize::bytes),
-            max_files: self.job.limits.output_files.unwrap_or(usual.max_files),
+                .unwrap_or(Limits::USUAL_OUTPUT)
+                .bytes(),
+            max_files: self
+                .job
+                .limits
+                .output_files
+                .unwrap_or(Limits::USUAL_OUTPUT_FILES),
             ..usual
         };
         self.record.limits.output = Some(ByteSize::new(bounds.max_bytes));

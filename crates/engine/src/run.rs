@@ -133,10 +133,12 @@ impl Attempt<'_> {
 
     /// What the job has when it ends counts too, however fast it was.
     async fn last_look(&mut self, disk: &mut DiskWatch, ended: &mut Ended) {
-        if let Ok(Some(limit)) = disk.look().await
-            && ended.stopped.is_none()
-        {
-            ended.stopped = Some(Cause::Limit(limit));
+        if ended.stopped.is_none() {
+            ended.stopped = match self.guarded(disk.look()).await {
+                Ok(Ok(limit)) => limit.map(Cause::Limit),
+                Ok(Err(error)) => Some(Cause::Sandbox(error)),
+                Err(stopped) => Some(stopped),
+            };
         }
         let (bytes, files) = disk.peak();
         self.record.resources.disk_peak_bytes = Some(bytes);
@@ -159,7 +161,7 @@ impl Attempt<'_> {
                 Ok(Exit::NotStarted(_)) | Err(_) => {}
             }
         }
-        let facts = Facts::of(&self.record.resources);
+        let facts = Facts::of(&self.record.resources, &self.record.limits);
         end_of(ended.stopped, ended.result, facts).map_or(Ok(()), Err)
     }
 }

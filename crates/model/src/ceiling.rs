@@ -90,11 +90,15 @@ impl Ceiling {
         note("pids", lower(&mut out.pids, self.pids));
         note("disk", lower(&mut out.disk, self.disk));
         note("disk files", lower(&mut out.disk_files, self.disk_files));
-        note("output", lower(&mut out.output, self.output));
-        note(
-            "output files",
-            lower(&mut out.output_files, self.output_files),
-        );
+        // Without a wish there is a usual bound, which no ceiling raises.
+        let usual = |most: Option<ByteSize>| most.map(|m| m.min(Limits::USUAL_OUTPUT));
+        let most = limits.output.map_or(usual(self.output), |_| self.output);
+        note("output", lower(&mut out.output, most));
+        let usual = |most: Option<u64>| most.map(|m| m.min(Limits::USUAL_OUTPUT_FILES));
+        let most = limits
+            .output_files
+            .map_or(usual(self.output_files), |_| self.output_files);
+        note("output files", lower(&mut out.output_files, most));
         note("log", lower(&mut out.log, self.log));
         note("silence", lower(&mut out.silence, self.silence));
         for (name, mine, most) in [
@@ -142,6 +146,20 @@ mod tests {
         assert_eq!(got.timeout.as_secs(), 7200);
         assert_eq!(lowered, ["memory", "timeout"]);
         assert_eq!(Ceiling::default().over(&limits), (limits, vec![]));
+    }
+
+    #[test]
+    fn a_ceiling_above_the_usual_bound_raises_nothing() {
+        let ceiling: Ceiling = "output=100g,output-files=5000000".parse().unwrap();
+        let (got, lowered) = ceiling.over(&Limits::default());
+        assert_eq!(got.output, Some(Limits::USUAL_OUTPUT));
+        assert_eq!(got.output_files, Some(Limits::USUAL_OUTPUT_FILES));
+        assert!(lowered.is_empty());
+        let wish = Limits {
+            output: Some(ByteSize::new(50 << 30)),
+            ..Limits::default()
+        };
+        assert_eq!(ceiling.over(&wish).0.output, wish.output);
     }
 
     #[test]

@@ -321,6 +321,12 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// For [`Limits::output`], without a wish.
+    pub const USUAL_OUTPUT: ByteSize = ByteSize::new(16 << 30);
+
+    /// For [`Limits::output_files`], without a wish.
+    pub const USUAL_OUTPUT_FILES: u64 = 1_000_000;
+
     /// The bound on this stage, if it has one of its own.
     #[must_use]
     pub fn of_stage(&self, stage: Stage) -> Option<Duration> {

@@ -44,7 +44,7 @@ pub struct DiskWatch {
     /// The user namespace that the job's is made from, where that is not the helper's.
     elsewhere: Option<PathBuf>,
     volumes: Vec<PathBuf>,
-    glances: Vec<u64>,
+    glances: Vec<OnDisk>,
 }
 
 impl DiskWatch {
@@ -115,10 +115,7 @@ impl DiskWatch {
             Some(_) => Vec::new(),
         };
         let mut has = self.userns.measure(&self.dirs, &own, self.most).await?;
-        if let Some(namespace) = &self.elsewhere {
-            let held = nameless_in(namespace, &processes(&self.cgroup), &self.dirs).await?;
-            has.bytes = has.bytes.saturating_add(held);
-        }
+        has.bytes = has.bytes.saturating_add(self.held_elsewhere().await?);
         self.last = has;
         self.glances = glances;
         if has != OnDisk::UNCOUNTABLE {
@@ -130,6 +127,22 @@ impl DiskWatch {
             has if has.files > self.most.files => Some(ResourceLimit::DiskFiles),
             _ => None,
         })
+    }
+
+    /// What processes hold open without a name whose user namespace is not made from the helper's. That namespace goes with
+    /// the job, and then nothing is held.
+    async fn held_elsewhere(&self) -> Result<u64, SandboxError> {
+        let Some(namespace) = &self.elsewhere else {
+            return Ok(0);
+        };
+        let living = processes(&self.cgroup);
+        if living.is_empty() {
+            return Ok(0);
+        }
+        match nameless_in(namespace, &living, &self.dirs).await {
+            Err(_) if !namespace.exists() => Ok(0),
+            held => held,
+        }
     }
 
     /// The most bytes and files that the job was seen to have.
@@ -144,18 +157,18 @@ impl DiskWatch {
 
     /// Whether the file systems have grown by what the job had left when its files were walked last.
     fn may_be_over(&self) -> bool {
-        let left = self.most.bytes.saturating_sub(self.last.bytes);
-        let grown: u64 = self
-            .glance()
-            .iter()
-            .zip(&self.glances)
-            .map(|(now, then)| now.saturating_sub(*then))
-            .sum();
-        grown > left
+        let left = |most: u64, last: u64| most.saturating_sub(last);
+        let (mut bytes, mut files) = (0_u64, 0_u64);
+        for (now, then) in self.glance().iter().zip(&self.glances) {
+            bytes += now.bytes.saturating_sub(then.bytes);
+            files += now.files.saturating_sub(then.files);
+        }
+        bytes > left(self.most.bytes, self.last.bytes)
+            || files > left(self.most.files, self.last.files)
     }
 
-    /// Bytes in use on each of the file systems.
-    fn glance(&self) -> Vec<u64> {
+    /// What is in use on each of the file systems.
+    fn glance(&self) -> Vec<OnDisk> {
         self.volumes.iter().map(|dir| in_use(dir)).collect()
     }
 }
@@ -163,14 +176,17 @@ impl DiskWatch {
 /// One directory for each file system.
 fn volumes(dirs: &[PathBuf]) -> Vec<PathBuf> {
     let mut seen = BTreeSet::new();
+    // A directory may lie beneath one that belongs to the job's ids; the nearest that can be looked at is on the same disk.
+    let near = |dir: &PathBuf| dir.ancestors().find(|dir| dir.is_dir()).map(Path::to_owned);
     dirs.iter()
+        .filter_map(near)
         .filter(|dir| fs::metadata(dir).is_ok_and(|meta| seen.insert(meta.dev())))
-        .cloned()
         .collect()
 }
 
-fn in_use(dir: &Path) -> u64 {
-    statvfs(dir).map_or(0, |s| {
-        s.blocks().saturating_sub(s.blocks_free()) * s.fragment_size()
+fn in_use(dir: &Path) -> OnDisk {
+    statvfs(dir).map_or(OnDisk::default(), |s| OnDisk {
+        bytes: s.blocks().saturating_sub(s.blocks_free()) * s.fragment_size(),
+        files: s.files().saturating_sub(s.files_free()),
     })
 }

@@ -179,8 +179,13 @@ impl Runtime {
         }
         // Noted before it is made: whoever finds the directory knows of the cgroup.
         let note = spec.work.join(CGROUP_NOTE);
-        let noted = fs::write(&note, self.cgroup_of(spec).as_os_str().as_encoded_bytes())
-            .map_err(SandboxError::file("write", note));
+        let noted = fs::write(
+            &note,
+            self.cgroup_of(spec.name.as_str())
+                .as_os_str()
+                .as_encoded_bytes(),
+        )
+        .map_err(SandboxError::file("write", note));
         if let Err(error) = noted {
             let _ = self.release(ready).await;
             return Err(error);
@@ -205,13 +210,11 @@ impl Runtime {
         Sandbox::complete(container, Arc::clone(&self.host.userns), spec).await
     }
 
-    /// The cgroup that this recipe's job gets.
-    fn cgroup_of(&self, spec: &SandboxSpec) -> PathBuf {
+    /// The cgroup that the job of this name gets.
+    fn cgroup_of(&self, name: &str) -> PathBuf {
         match &self.made_by {
-            MadeBy::Podman(podman) if podman.makes_slices() => {
-                JobCgroup::slice_dir(spec.name.as_str())
-            }
-            _ => self.host.delegation.base().join(spec.name.as_str()),
+            MadeBy::Podman(podman) if podman.makes_slices() => JobCgroup::slice_dir(name),
+            _ => self.host.delegation.base().join(name),
         }
     }
 
@@ -261,7 +264,7 @@ impl Runtime {
         if let MadeBy::Podman(podman) = &self.made_by {
             podman.remove(name).await?;
         }
-        let cgroup = JobCgroup::of_crashed(self.host.delegation.base().join(name));
+        let cgroup = JobCgroup::of_crashed(self.cgroup_of(name));
         match cgroup.remove().await.first() {
             Some(left) => Err(SandboxError::Helper(left.to_string())),
             None => Ok(()),
@@ -279,7 +282,7 @@ impl Runtime {
             spec.name.as_str(),
             &spec.limits,
             spec.limit_policy,
-            &[&spec.work],
+            &spec.disks(),
         );
         let cgroup = match cgroup {
             Ok(cgroup) => cgroup,

@@ -29,6 +29,8 @@ pub struct Sandbox {
     container: Box<dyn Container>,
     userns: Arc<UserNamespace>,
     disk: Option<DiskWatch>,
+    /// Whether there is, or was before it was taken, a watch.
+    watched: bool,
     limits: Limits,
     started: bool,
 }
@@ -44,6 +46,7 @@ impl Sandbox {
             container,
             userns,
             disk: None,
+            watched: false,
             limits: spec.limits.clone(),
             started: false,
         };
@@ -54,6 +57,7 @@ impl Sandbox {
         };
         match watched {
             Ok(disk) => {
+                sandbox.watched = disk.is_some();
                 sandbox.disk = disk;
                 Ok(sandbox)
             }
@@ -161,7 +165,7 @@ impl Sandbox {
     #[must_use]
     pub fn limits_in_force(&self) -> LimitsInForce {
         let mut limits = self.container.cgroup().limits_in_force().clone();
-        if self.disk.is_some() {
+        if self.watched {
             (limits.disk, limits.disk_files) = (self.limits.disk, self.limits.disk_files);
         } else if self.limits.disk.is_some() || self.limits.disk_files.is_some() {
             limits.unlimited.push("disk".to_owned());

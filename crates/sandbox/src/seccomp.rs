@@ -120,6 +120,9 @@ pub(crate) fn lower(profile: &[u8], host: Host) -> Result<LinuxSeccomp, String> 
             arches.extend(map.sub_architectures.unwrap_or_default());
         }
     }
+    if !refuses(profile.default_action) {
+        return Err("it allows what it does not name; a profile must refuse that".to_owned());
+    }
     let syscalls = decided(profile.syscalls, host)?;
     let syscalls = nesting::close(syscalls).map_err(|e| e.to_string())?;
     let mut seccomp = LinuxSeccompBuilder::default()
@@ -130,6 +133,19 @@ pub(crate) fn lower(profile: &[u8], host: Host) -> Result<LinuxSeccomp, String> 
         .map_err(|e| e.to_string())?;
     seccomp.set_default_errno_ret(profile.default_errno_ret);
     Ok(seccomp)
+}
+
+/// Whether an action keeps a call from being made.
+const fn refuses(action: LinuxSeccompAction) -> bool {
+    use LinuxSeccompAction as Action;
+    matches!(
+        action,
+        Action::ScmpActErrno
+            | Action::ScmpActKill
+            | Action::ScmpActKillProcess
+            | Action::ScmpActKillThread
+            | Action::ScmpActTrap
+    )
 }
 
 /// The rules of a profile for this host, as it has them.
@@ -287,6 +303,8 @@ mod tests {
         let rules = rules_of(profile(group).as_bytes(), HOST).unwrap();
         assert_eq!(rules[0].names(), &["x"]);
         assert!(names("{").is_err());
+        let open = profile("").replace("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW");
+        assert!(names(&open).unwrap_err().contains("does not name"));
     }
 
     #[test]

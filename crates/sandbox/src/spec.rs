@@ -1,6 +1,6 @@
 //! The recipe of a sandbox: plain data, comparable, made anew for each attempt.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bryo_model::{ContainerName, Destination, Egress, LimitPolicy, Limits, NetworkMode};
 
@@ -81,6 +81,18 @@ pub enum Root {
 }
 
 impl SandboxSpec {
+    /// A directory on each file system that a job reads from or writes to without an engine; its own one first.
+    pub(crate) fn disks(&self) -> Vec<&Path> {
+        let mut all = vec![self.work.as_path()];
+        if self.limits.io_read.is_some() {
+            all.extend(self.mounts.iter().map(|mount| mount.host.as_path()));
+            if let Root::Layers { dirs, .. } = &self.root {
+                all.extend(dirs.iter().map(PathBuf::as_path));
+            }
+        }
+        all
+    }
+
     /// Directories of the host that the job may write to.
     pub(crate) fn writable_mounts(&self) -> Vec<PathBuf> {
         let writable = self.mounts.iter().filter(|m| m.access == Access::ReadWrite);

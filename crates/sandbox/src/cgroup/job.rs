@@ -117,8 +117,8 @@ impl JobCgroup {
     /// That of an attempt whose process is gone.
     pub(crate) fn of_crashed(dir: PathBuf) -> Self {
         Self {
+            slice: Slice::at(&dir),
             dir,
-            slice: None,
             in_force: LimitsInForce::default(),
         }
     }
@@ -185,7 +185,10 @@ impl JobCgroup {
         }
         if let Some(slice) = &self.slice {
             let gone = async {
-                slice.stop().await?;
+                // A unit that systemd does not know any more, or no systemd that could be asked.
+                if slice.stop().await.is_err() && self.dir.exists() {
+                    remove_tree(&self.dir).map_err(SandboxError::file("remove", &self.dir))?;
+                }
                 while self.dir.exists() {
                     tokio::time::sleep(LOOK).await;
                 }

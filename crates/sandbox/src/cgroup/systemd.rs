@@ -138,6 +138,15 @@ impl Slice {
         Ok(Self { name: slice })
     }
 
+    /// The one whose cgroup this is, if it is one.
+    pub(super) fn at(dir: &std::path::Path) -> Option<Self> {
+        let name = dir.file_name()?.to_str()?;
+        let is_slice = name.ends_with(".slice") && dir.parent() == Some(&manager_dir());
+        is_slice.then(|| Self {
+            name: name.to_owned(),
+        })
+    }
+
     /// The unit's name.
     pub(crate) fn name(&self) -> &str {
         &self.name

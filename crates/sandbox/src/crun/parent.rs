@@ -35,6 +35,9 @@ pub(super) fn run(todo: &Instructions) -> Result<(), String> {
     let [crun, rest @ ..] = todo.crun.as_slice() else {
         return Err("no command".to_owned());
     };
+    if is_orphan(todo) {
+        return Err("the agent is gone".to_owned());
+    }
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| format!("could not become the job's parent: {e}"))?;
     let crun = Command::new(crun)
@@ -42,12 +45,17 @@ pub(super) fn run(todo: &Instructions) -> Result<(), String> {
         .spawn()
         .map_err(|e| format!("could not start {}: {e}", Path::new(crun).display()))?;
     let crun = i32::try_from(crun.id()).map_err(|e| e.to_string())?;
-    let Some(end) = reap(crun, &todo.pid_file)? else {
+    let Some(end) = reap(crun, todo)? else {
         return Ok(());
     };
     let text = serde_json::to_vec(&end).map_err(|e| e.to_string())?;
     write_into(&todo.end_file, &text)
         .map_err(|e| format!("could not write {}: {e}", todo.end_file.display()))
+}
+
+/// Whether the agent that started this has died.
+fn is_orphan(todo: &Instructions) -> bool {
+    u32::try_from(nix::unistd::getppid().as_raw()).ok() != Some(todo.agent)
 }
 
 /// Room for an [`End`] as text.
@@ -68,12 +76,18 @@ pub(super) fn read(file: &Path) -> Option<End> {
 }
 
 /// Waits for crun, and then for the process that it named. `None` when crun could not make the container.
-fn reap(crun: i32, pid_file: &Path) -> Result<Option<End>, String> {
+fn reap(crun: i32, todo: &Instructions) -> Result<Option<End>, String> {
+    let pid_file = &todo.pid_file;
     let mut ended = HashMap::new();
     loop {
         if let Some(status) = ended.get(&crun) {
             if *status != Some(End::Code(0)) {
                 return Ok(None);
+            }
+            if is_orphan(todo) {
+                // Who dies before the job is in its cgroup has it killed there too early. If the agent lives at this moment,
+                // its helper's kill comes later.
+                let _ = fs::write(todo.cgroup.join("cgroup.kill"), "1");
             }
             let job = fs::read_to_string(pid_file)
                 .map_err(|e| format!("could not read {}: {e}", pid_file.display()))?;

@@ -119,6 +119,8 @@ impl CrunSandbox {
                 .map(|(name, text)| (name.to_owned(), text))
                 .collect(),
             crun: self.crun_run(),
+            agent: std::process::id(),
+            cgroup: self.cgroup.dir().to_owned(),
             pid_file: self.pid_file(),
             end_file: self.end_file(),
         };

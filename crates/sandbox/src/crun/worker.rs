@@ -43,6 +43,9 @@ pub(super) struct Instructions {
     /// Contents of files in `/etc`.
     pub(super) etc: Vec<(String, String)>,
     pub(super) crun: Vec<OsString>,
+    /// Bryo itself, and the job's cgroup.
+    pub(super) agent: u32,
+    pub(super) cgroup: PathBuf,
     /// Where crun writes the number of the job's first process.
     pub(super) pid_file: PathBuf,
     /// Where the end of that process goes.

@@ -143,6 +143,12 @@ fn devices() -> Result<Vec<String>, String> {
 
 fn set(ip: &OsStr, rules: &[Rule], v4: bool, devices: &[String]) -> Result<(), String> {
     let commands = commands(rules, v4, devices);
+    if !commands.fit() {
+        return Err(format!(
+            "{} destinations are more than the kernel can be told; join them into larger networks",
+            rules.len()
+        ));
+    }
     let trouble = |e: std::io::Error| format!("could not start ip: {e}");
     let mut child = Command::new(ip)
         .args([if v4 { "-4" } else { "-6" }, "-batch", "-"])
@@ -151,7 +157,7 @@ fn set(ip: &OsStr, rules: &[Rule], v4: bool, devices: &[String]) -> Result<(), S
         .stderr(StdStdio::piped())
         .spawn()
         .map_err(trouble)?;
-    // ip lists nothing before it has read everything, so neither waits for the other.
+    // The listing commands stand last, so ip writes nothing before it has read everything: neither waits for the other.
     if let Some(mut stdin) = child.stdin.take() {
         let _ = stdin.write_all(commands.batch.as_bytes());
     }

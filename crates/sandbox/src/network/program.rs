@@ -52,7 +52,7 @@ impl NetworkProgram {
         let start = async {
             match self {
                 Self::Slirp4netns(path) => slirp4netns(&userns.inside().arg(path), net).await,
-                Self::Pasta(path) => pasta(&userns.inside().arg(path), net, work).await,
+                Self::Pasta(path) => pasta(&userns.inside_bound().arg(path), net, work).await,
             }
         };
         tokio::time::timeout(START, start)

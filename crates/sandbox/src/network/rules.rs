@@ -29,10 +29,11 @@ const METADATA: [&str; 7] = [
 const EVERYTHING: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
 /// The table that takes in what is closed: see [`commands`].
-pub(super) const TABLE: u32 = 100;
+pub(super) const TABLE: u32 = 25_202;
 
-/// Numbers from here on; those of the kernel's own rules are 0 and 32766.
+/// Numbers from here on, and before this one; those of the kernel's own rules are 0 and 32766.
 const FIRST: u32 = 1000;
+const LAST: u32 = 32_000;
 
 /// One entry of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +123,8 @@ fn own_addresses() -> Result<Vec<IpAddr>, SandboxError> {
 /// A closed destination of IPv4 is two rules. A socket that is bound to a device may send even where the rules know no
 /// way: the kernel then takes the destination to be next door, and pasta answers for everybody. So packets of such a
 /// socket are given to the table whose only route leads back into the namespace. IPv6 knows no such exception.
+///
+/// Multicast and broadcast are beyond rules: the kernel asks none for them. What leaves so ends at the network program.
 fn family(rules: &[Rule], v4: bool, devices: &[String]) -> Vec<String> {
     let mut all = Vec::new();
     for rule in rules {
@@ -205,6 +208,11 @@ pub(super) fn commands(rules: &[Rule], v4: bool, devices: &[String]) -> Commands
 }
 
 impl Commands {
+    /// Whether all rules stand before the kernel's own.
+    pub(super) fn fit(&self) -> bool {
+        u32::try_from(self.wanted.len()).is_ok_and(|count| FIRST + count < LAST)
+    }
+
     /// The first rule or route that the list does not have.
     pub(super) fn missing(&self, listed: &str) -> Option<&str> {
         let has = |wanted: &str| {
@@ -220,11 +228,11 @@ impl Commands {
     }
 }
 
-/// ip(8) lists protocols by name where the host has names.
+/// ip(8) lists a protocol by its name where the host has names, and else as `ipproto-6`.
 fn protocol_number(word: &str) -> &str {
     match word {
-        "tcp" => "6",
-        "udp" => "17",
+        "tcp" | "ipproto-6" => "6",
+        "udp" | "ipproto-17" => "17",
         other => other,
     }
 }
@@ -313,9 +321,9 @@ mod tests {
             [
                 "to 10.0.2.3 ipproto 6 dport 53 lookup main",
                 "to 10.0.2.3 ipproto 17 dport 53 lookup main",
-                "to 10.0.0.0/8 ipproto 6 dport 8000-8099 oif tap0 lookup 100",
+                "to 10.0.0.0/8 ipproto 6 dport 8000-8099 oif tap0 lookup 25202",
                 "to 10.0.0.0/8 ipproto 6 dport 8000-8099 unreachable",
-                "oif tap0 lookup 100",
+                "oif tap0 lookup 25202",
                 "unreachable",
             ]
         );
@@ -332,21 +340,21 @@ mod tests {
         assert_eq!(
             commands.batch,
             "rule add pref 1000 to 10.0.2.3 ipproto 17 dport 53 lookup main\n\
-             rule add pref 1001 to 10.0.0.0/8 oif tap0 lookup 100\n\
+             rule add pref 1001 to 10.0.0.0/8 oif tap0 lookup 25202\n\
              rule add pref 1002 to 10.0.0.0/8 unreachable\n\
-             route append local default dev tap0 table 100\n\
-             route show table 100\n\
+             route append local default dev tap0 table 25202\n\
+             route show table 25202\n\
              rule show\n"
         );
         let listed = "local default dev tap0 scope host\n0:\tfrom all lookup local\n\
              1000:\tfrom all to 10.0.2.3 ipproto udp dport 53 lookup main\n\
-             1001:\tfrom all to 10.0.0.0/8 oif tap0 lookup 100\n\
+             1001:\tfrom all to 10.0.0.0/8 oif tap0 lookup 25202\n\
              1002:\tfrom all to 10.0.0.0/8 unreachable\n32766:\tfrom all lookup main\n";
         assert_eq!(commands.missing(listed), None);
         for (gone, missing) in [
             ("1002:", "1002: to 10.0.0.0/8 unreachable"),
             ("local default", "local default dev tap0"),
-            (" oif tap0", "1001: to 10.0.0.0/8 oif tap0 lookup 100"),
+            (" oif tap0", "1001: to 10.0.0.0/8 oif tap0 lookup 25202"),
             ("udp", "1000: to 10.0.2.3 ipproto 17 dport 53 lookup main"),
         ] {
             let listed = listed.replacen(gone, "", 1);

@@ -9,7 +9,7 @@ use super::info::{NetworkHelper, PodmanInfo};
 use crate::network::{DNS, resolver};
 use crate::{Missing, SandboxError};
 
-/// Where pasta answers DNS when podman starts it.
+/// Where pasta is told to answer DNS.
 const PASTA_DNS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 /// Where the network's program answers DNS.
@@ -27,7 +27,10 @@ pub(super) fn resolver_file(mode: NetworkMode, info: &PodmanInfo) -> Option<Stri
         (NetworkMode::Isolated, Some(NetworkHelper::Slirp4netns)) => {
             Some(resolver(&DNS.to_string()))
         }
-        (NetworkMode::Isolated | NetworkMode::Host, _) => None,
+        (NetworkMode::Isolated, Some(NetworkHelper::Pasta)) => {
+            Some(resolver(&PASTA_DNS.to_string()))
+        }
+        (NetworkMode::Isolated, None) | (NetworkMode::Host, _) => None,
     }
 }
 
@@ -50,8 +53,12 @@ pub(super) fn network(
             ];
             Ok(("slirp4netns", BTreeMap::from([("slirp4netns", options)])))
         }
-        // podman itself adds --no-map-gw and closes all forwarded ports unless it is told otherwise.
-        (NetworkMode::Isolated, Some(NetworkHelper::Pasta)) => Ok(("pasta", Options::new())),
+        // podman itself adds --no-map-gw and closes all forwarded ports unless it is told otherwise. Its own choice of the
+        // name server's address has changed between its versions.
+        (NetworkMode::Isolated, Some(NetworkHelper::Pasta)) => {
+            let options: &[_] = &["--dns-forward", "169.254.1.1"];
+            Ok(("pasta", BTreeMap::from([("pasta", options)])))
+        }
         (NetworkMode::Isolated, None) => Err(SandboxError::Host(vec![Missing::new(
             format!(
                 "podman {} has no slirp4netns or pasta for --network isolated",
@@ -85,7 +92,10 @@ mod tests {
         assert_eq!(file(NetworkMode::None, &info).as_deref(), Some(""));
         assert_eq!(file(NetworkMode::Host, &info), None);
         info.network_helper = Some(NetworkHelper::Pasta);
-        assert_eq!(file(NetworkMode::Isolated, &info), None);
+        let own = file(NetworkMode::Isolated, &info).unwrap();
+        assert!(own.starts_with("nameserver 169.254.1.1\n"), "{own}");
+        let (_, options) = network(NetworkMode::Isolated, &info).unwrap();
+        assert_eq!(options["pasta"], ["--dns-forward", "169.254.1.1"]);
         assert_eq!(dns(&info), PASTA_DNS);
     }
 }

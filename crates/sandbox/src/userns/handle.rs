@@ -31,7 +31,7 @@ pub struct UserNamespace {
     base: PathBuf,
     // Held for its Drop: it kills the helper.
     _helper: Running,
-    to_helper: tokio::sync::Mutex<ChildStdin>,
+    to_helper: Arc<tokio::sync::Mutex<ChildStdin>>,
     waiting: Arc<Waiting>,
     ended: watch::Receiver<Option<String>>,
 }
@@ -93,7 +93,7 @@ impl UserNamespace {
             pid,
             base: PathBuf::from(base),
             _helper: helper,
-            to_helper: tokio::sync::Mutex::new(to_helper),
+            to_helper: Arc::new(tokio::sync::Mutex::new(to_helper)),
             waiting,
             ended,
         })
@@ -111,6 +111,13 @@ impl UserNamespace {
     pub fn inside(&self) -> InsideProgram {
         Program::new("/proc/self/exe")
             .arg(Role::Inside.name())
+            .arg(self.pid.to_string())
+    }
+
+    /// The same for a program that must not outlive this process, however that ends.
+    pub(crate) fn inside_bound(&self) -> InsideProgram {
+        Program::new("/proc/self/exe")
+            .arg(Role::InsideBound.name())
             .arg(self.pid.to_string())
     }
 
@@ -253,7 +260,12 @@ impl UserNamespace {
         let mut line = serde_json::to_vec(&Request { number, wish })
             .map_err(|e| SandboxError::Helper(e.to_string()))?;
         line.push(b'\n');
-        write(&mut *self.to_helper.lock().await, &line).await?;
+        // A line is written whole even if nobody waits for its answer any more: half a one would spoil the next.
+        let to_helper = Arc::clone(&self.to_helper);
+        let written = tokio::spawn(async move { write(&mut *to_helper.lock().await, &line).await });
+        written
+            .await
+            .map_err(|e| SandboxError::Helper(e.to_string()))??;
         match receiver.await {
             Ok(Answer {
                 error: Some(error), ..

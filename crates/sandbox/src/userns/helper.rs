@@ -41,11 +41,13 @@ pub(super) fn main(keep: &[PathBuf]) -> Result<(), String> {
     let out = Arc::new(Mutex::new(std::io::stdout()));
     for line in lines {
         let Ok(line) = line else { break };
-        let request: Request =
-            serde_json::from_str(&line).map_err(|e| format!("unreadable request: {e}"))?;
+        // What cannot be read ends the helper, and with it, below, the jobs that it guards.
+        let Ok(request) = serde_json::from_str::<Request>(&line) else {
+            break;
+        };
         let (base, out, guarded) = (base.clone(), Arc::clone(&out), Arc::clone(&guarded));
         // A wish may take long (removing a large tree) and must not hold up another attempt.
-        std::thread::spawn(move || {
+        let work = move || {
             let result = fulfil(&base, &guarded, request.wish);
             let answer = Answer {
                 number: request.number,
@@ -55,7 +57,11 @@ pub(super) fn main(keep: &[PathBuf]) -> Result<(), String> {
             if let (Ok(text), Ok(mut out)) = (serde_json::to_string(&answer), out.lock()) {
                 let _ = writeln!(out, "{text}").and_then(|()| out.flush());
             }
-        });
+        };
+        if std::thread::Builder::new().spawn(work).is_err() {
+            // Without a thread there is no answer; whoever waits for one must not wait for ever.
+            break;
+        }
     }
     // The agent is gone. Its jobs must not go on without anybody who knows their bounds.
     if let Ok(guarded) = guarded.lock() {

@@ -24,8 +24,16 @@ pub(super) fn nameless(processes: &[u32], devices: &[u64]) -> u64 {
     let mut seen = BTreeSet::new();
     let mut bytes = 0;
     for pid in processes {
-        let open = fs::read_dir(format!("/proc/{pid}/fd"));
-        for fd in open.into_iter().flatten().flatten() {
+        // Each thread can have a table of its own, and the first one may have ended.
+        let threads = fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten();
+        let tables = threads.flatten().map(|thread| thread.path().join("fd"));
+        for fd in tables
+            .filter_map(|table| fs::read_dir(table).ok())
+            .flatten()
+            .flatten()
+        {
             let Ok(meta) = fs::metadata(fd.path()) else {
                 continue;
             };

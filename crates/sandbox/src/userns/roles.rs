@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 
 use super::{helper, nameless, nested};
 
@@ -22,6 +24,8 @@ pub enum Role {
     Nested,
     /// Joins the helper's namespaces and becomes another program, or another role.
     Inside,
+    /// The same, and the program ends when Bryo does.
+    InsideBound,
     /// Makes the mounts of a job and is its parent.
     Worker,
     /// Adds up what the processes of a job hold open without a name.
@@ -31,10 +35,11 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Helper,
         Self::Nested,
         Self::Inside,
+        Self::InsideBound,
         Self::Worker,
         Self::Nameless,
         Self::CloseNetwork,
@@ -45,6 +50,7 @@ impl Role {
             Self::Helper => "__helper",
             Self::Nested => "__nested",
             Self::Inside => "__inside",
+            Self::InsideBound => "__inside-bound",
             Self::Worker => "__worker",
             Self::Nameless => "__nameless",
             Self::CloseNetwork => "__close-network",
@@ -70,7 +76,8 @@ pub fn role_main(role: Role, args: &[OsString]) -> Result<(), String> {
             helper::main(&keep)
         }
         Role::Nested => nested::maker_main(args.first().is_some_and(|a| a == "network")),
-        Role::Inside => inside(args),
+        Role::Inside => inside(args, false),
+        Role::InsideBound => inside(args, true),
         Role::Worker => crate::crun::worker_main(args),
         Role::Nameless => nameless::nameless_main(args),
         Role::CloseNetwork => crate::network::close_network_main(args),
@@ -78,11 +85,15 @@ pub fn role_main(role: Role, args: &[OsString]) -> Result<(), String> {
 }
 
 /// `HELPER-PID PROGRAM ARG...`: the program, as root of the helper's namespaces.
-fn inside(args: &[OsString]) -> Result<(), String> {
+fn inside(args: &[OsString], bound: bool) -> Result<(), String> {
     let [pid, program, rest @ ..] = args else {
         return Err("usage: PID PROGRAM [ARG...]".to_owned());
     };
     join(pid)?;
+    if bound {
+        // After joining, which takes such a wish back.
+        set_pdeathsig(Signal::SIGKILL).map_err(|e| format!("could not be bound to Bryo: {e}"))?;
+    }
     let error = Command::new(program).args(rest).exec();
     Err(format!(
         "could not start {}: {error}",

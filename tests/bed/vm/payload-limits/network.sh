@@ -44,6 +44,29 @@ job() { # job NAME WANTED OPTION... - WANTED: whether the guest's own address is
     fail "$name: its report"
 }
 
+# A Bryo that is killed takes its job's network program along; podman's own goes with the container, at the next attempt.
+killed() {
+  local i
+  runtime=crun
+  bryo run source --image "oci-archive:$BED_PAYLOAD/busybox.tar" --output out --runtime crun --network isolated \
+    -- sh -c 'echo started; sleep 1000' > "$work/said" 2>&1 &
+  for ((i = 0; i < 300; i++)); do
+    if grep -q started "$work/said"; then break; fi
+    sleep 0.1
+  done
+  kill -9 $!
+  wait $! 2>/dev/null
+  for ((i = 0; i < 100; i++)); do
+    if ! cat /proc/[0-9]*/comm 2>/dev/null | grep -qE "^(${program:0:15}|pasta.avx2|sleep)\$"; then
+      ok "network-$program-killed"
+      job after-the-kill closed
+      return
+    fi
+    sleep 0.1
+  done
+  fail "network-$program-killed: $(cat /proc/[0-9]*/comm | sort | uniq -c | tr '\n' ' ')"
+}
+
 for runtime in crun podman; do
   echo "== network by $program, $runtime"
   if [ "$program $runtime" = "pasta podman" ] && podman --version | grep -q ' 4\.[0-3]\.'; then
@@ -56,4 +79,5 @@ for runtime in crun podman; do
   job denied closed --reach-host --deny 192.0.2.0/24
   job elsewhere closed --reach-host --allow 198.51.100.0/24
 done
+killed
 exit $bad
