@@ -33,7 +33,7 @@ out=${out:-$BED_CACHE/$suite}
 # What a host of Bryo has, and jq, with which the payloads read reports.
 packages=systemd,systemd-sysv,udev,kmod,dbus,dbus-user-session,libpam-systemd,ca-certificates,iproute2
 packages+=,git,crun,podman,uidmap,passt,slirp4netns,golang-github-containers-common,jq
-packages+=,linux-image-cloud-amd64
+packages+=,apparmor,linux-image-cloud-amd64
 [ "$(uname -m)" = x86_64 ] || die "the guest is amd64, and so must be the bryo that runs in it; this is $(uname -m)"
 
 mapfile -t sources < <(debian_sources "$suite")

@@ -34,7 +34,7 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.
   systemd-ask-password-console.path systemd-random-seed.service systemd-update-utmp.service systemd-firstboot.service \
   systemd-tpm2-setup.service systemd-tpm2-setup-early.service sys-kernel-debug.mount sys-kernel-tracing.mount \
   dev-hugepages.mount modprobe@drm.service modprobe@configfs.service sys-kernel-config.mount \
-  systemd-udev-load-credentials.service systemd-modules-load.service; do
+  systemd-udev-load-credentials.service systemd-modules-load.service apparmor.service; do
   ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 # A driver for everything that QEMU emulates would cost seconds: only what a guest uses is looked for.

@@ -38,5 +38,24 @@ away slirp4netns
 # what bryo has noted about podman names the program that was there
 rm -f /run/user/1000/bryo/podman-*.json
 runuser -l builder -c "$network pasta" || bad=1
+mv /root/slirp4netns /usr/bin/slirp4netns
+
+# -- one more fence, whose profile only root can load
+cat > /run/profile <<'END'
+profile bryo-bed flags=(attach_disconnected,mediate_deleted) {
+  file,
+  capability,
+  network,
+  signal,
+  ptrace,
+  unix,
+  mount,
+  umount,
+  pivot_root,
+  deny /etc/passwd r,
+}
+END
+apparmor_parser --add /run/profile || bad=1
+builder env BED_OUT="$BED_OUT" BED_PAYLOAD="$BED_PAYLOAD" "$BED_PAYLOAD/apparmor.sh" || bad=1
 if [ $bad = 0 ]; then echo "RESULT all good"; else echo "RESULT failures above"; fi
 exit $bad
