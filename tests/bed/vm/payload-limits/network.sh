@@ -2,7 +2,9 @@
 # network.sh PROGRAM (guest, builder) - isolated jobs on both runtimes; PROGRAM (slirp4netns or pasta) is the only network
 # program that the guest has at the moment. Prints ok or FAIL per check
 #
-# The guest has one address, 192.0.2.1, on a device that leads nowhere: whoever answers there is the guest itself.
+# The guest has 192.0.2.1 on a device that leads nowhere, and 198.51.100.1 on another one: whoever answers there is the
+# guest itself. The second is asked for, because pasta gives a job the addresses of the device with the default route, and
+# what is the job's own cannot be the guest's.
 set -uo pipefail
 program=$1
 work=$(mktemp -d ~/network.XXXXXX)
@@ -19,19 +21,19 @@ export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=bed GIT_AUTHOR_EMAIL=bed@loca
 git init --quiet --initial-branch=main source
 cat > source/build.sh <<'END'
 try() { if nc -w 3 "$1" "$2" < /dev/null > /dev/null 2>&1; then echo "$1:$2 open"; else echo "$1:$2 closed"; fi; }
-try 192.0.2.1 8080 > /output/reached
+try 198.51.100.1 8080 > /output/reached
 try 10.0.2.2 8080 >> /output/reached
 try 169.254.169.254 80 >> /output/reached
 END
 git -C source add build.sh
 git -C source commit --quiet --message one
 for ((i = 0; i < 100; i++)); do
-  if (: < /dev/tcp/192.0.2.1/8080) 2>/dev/null; then break; fi
+  if (: < /dev/tcp/198.51.100.1/8080) 2>/dev/null; then break; fi
   sleep 0.1
 done
 
 job() { # job NAME WANTED OPTION... - WANTED: whether the guest's own address is reached
-  local name=network-$program-$runtime-$1 wanted="192.0.2.1:8080 $2 10.0.2.2:8080 closed 169.254.169.254:80 closed" rc
+  local name=network-$program-$runtime-$1 wanted="198.51.100.1:8080 $2 10.0.2.2:8080 closed 169.254.169.254:80 closed" rc
   shift 2
   bryo run source --image "oci-archive:$BED_PAYLOAD/busybox.tar" --output out --runtime "$runtime" --network isolated \
     --timeout 120s --json "$@" -- sh /repo/build.sh > "$BED_OUT/$name.json" 2> "$BED_OUT/$name.stderr"
@@ -75,9 +77,9 @@ for runtime in crun podman; do
   fi
   job closed closed
   job open open --reach-host
-  job allowed open --reach-host --allow 192.0.2.1:8080/tcp
-  job denied closed --reach-host --deny 192.0.2.0/24
-  job elsewhere closed --reach-host --allow 198.51.100.0/24
+  job allowed open --reach-host --allow 198.51.100.1:8080/tcp
+  job denied closed --reach-host --deny 198.51.100.0/24
+  job elsewhere closed --reach-host --allow 203.0.113.0/24
 done
 killed
 exit $bad

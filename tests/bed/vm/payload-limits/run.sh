@@ -29,6 +29,7 @@ builder systemd-run --user --wait --pipe --quiet -p Delegate=yes bash -c "exec e
 # A way out that leads nowhere: pasta wants a default route with a gateway.
 ip link add world type dummy && ip address add 192.0.2.1/24 dev world && ip link set world up &&
   ip route add default via 192.0.2.254 || bad=1
+ip link add other type dummy && ip address add 198.51.100.1/24 dev other && ip link set other up || bad=1
 network="BED_OUT='$BED_OUT' BED_PAYLOAD='$BED_PAYLOAD' timeout 600 '$BED_PAYLOAD/network.sh'"
 away() { mv "$(command -v "$1")" "/root/$1"; }
 away pasta
