@@ -155,7 +155,7 @@ mod tests {
 
     /// A job with a read-only root under podman 4.3.1 and crun 1.8.1, as its mountinfo was.
     const RECORDED: &str = "\
-175 181 254:0 /work/checkout /repo ro,nosuid,nodev,relatime - ext4 /dev/vda rw
+175 181 254:0 /cache/checkout /repo ro,nosuid,nodev,relatime - ext4 /dev/vda rw
 176 181 0:44 /a\\040job/output /output rw,relatime - tmpfs none rw
 177 181 0:44 /a\\040job/hosts /etc/hosts ro,nosuid,nodev,noexec,relatime - tmpfs none rw,mode=700
 178 184 0:45 / /dev/shm rw,nosuid,nodev,noexec,relatime - tmpfs shm rw,size=64000k
@@ -183,7 +183,7 @@ mod tests {
         Expected {
             mounts: vec![
                 wanted("/tmp/a job/hosts", "/etc/hosts", Access::ReadOnly),
-                wanted("/work/checkout", "/repo", Access::ReadOnly),
+                wanted("/cache/checkout", "/repo", Access::ReadOnly),
                 wanted("/tmp/a job/output", "/output", Access::ReadWrite),
             ],
             read_only_root: true,
@@ -216,7 +216,7 @@ mod tests {
             (" /output rw", " /output ro", "without rw"),
             (" / ro,", " / rw,", "root file system"),
             (
-                "/work/checkout /repo ",
+                "/cache/checkout /repo ",
                 "/other /else ",
                 "/repo is not mounted",
             ),
