@@ -48,6 +48,14 @@ fn check_at(enabled: &Path, profile: &str, runtime: RuntimeKind) -> Result<(), M
     }
 }
 
+/// What a host lacks that does not know the profile. Only then there is no job.
+pub(crate) fn missing(profile: &str, why: &str) -> String {
+    format!(
+        "the AppArmor profile {profile:?} cannot be used ({why}); load it with apparmor_parser, or give the name that \
+         aa-status shows"
+    )
+}
+
 /// `unconfined` is the kernel's word for none.
 fn is_plausible(name: &str) -> bool {
     let known = |c: char| c.is_ascii_alphanumeric() || "._-+:/@".contains(c);

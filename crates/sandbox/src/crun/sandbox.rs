@@ -15,6 +15,7 @@ use super::filter::Filter;
 use super::parent::{self, End};
 use super::worker::{self, HostMount, Instructions};
 use super::{CrunRuntime, Ready};
+use crate::apparmor;
 use crate::cgroup::{JobCgroup, name_of};
 use crate::contract::{Container, Doing};
 use crate::logs::Logs;
@@ -36,6 +37,7 @@ pub(crate) struct CrunSandbox {
     ready: Option<Ready>,
     cgroup: JobCgroup,
     work: PathBuf,
+    apparmor: Option<String>,
     running: Option<Running>,
     traffic: Option<Traffic>,
 }
@@ -56,6 +58,7 @@ impl CrunSandbox {
             ready: Some(ready),
             cgroup,
             work: spec.work.clone(),
+            apparmor: spec.apparmor.clone(),
             running: None,
             traffic: None,
         }
@@ -226,7 +229,10 @@ impl CrunSandbox {
         if let Some(why) = first_error(&log) {
             return match command_is_missing(&why) {
                 true => Ok(Exit::NotStarted(why)),
-                false => Err(SandboxError::Crun(why)),
+                false => Err(SandboxError::Crun(match &self.apparmor {
+                    Some(profile) if profile_is_missing(&why) => apparmor::missing(profile, &why),
+                    _ => why,
+                })),
             };
         }
         match parent::read(&self.end_file()) {
@@ -383,6 +389,11 @@ fn first_error(log: &str) -> Option<String> {
         .find(|text| !text.is_empty() && !text.starts_with("[WARNING]"))
 }
 
+/// The kernel knows no such profile when the job is to be put under it.
+fn profile_is_missing(why: &str) -> bool {
+    why.contains("/attr/")
+}
+
 /// crun tells a missing command apart only in words, and only in its own log, where no job can write.
 fn command_is_missing(why: &str) -> bool {
     let why = why.to_ascii_lowercase();
@@ -401,6 +412,9 @@ mod tests {
         let why = first_error(log).unwrap();
         assert!(why.starts_with("executable file") && command_is_missing(&why));
         assert_eq!(first_error(""), None);
+        let attribute = "write file `/proc/thread-self/attr/exec`: No such file or directory";
+        assert!(profile_is_missing(attribute) && !command_is_missing(attribute));
+        assert!(!profile_is_missing(&why));
         let mount = first_error("2026-11-21T09:00:00Z: mount `proc`: Permission denied\n").unwrap();
         assert!(!command_is_missing(&mount));
     }

@@ -124,7 +124,8 @@ async fn slirp4netns(inside: &Program, net: &Path) -> Result<NetworkHelper, Sand
 
 /// It runs inside the helper's namespace too: from there the job's network namespace is a path that it can open.
 async fn pasta(inside: &Program, net: &Path, work: &Path) -> Result<NetworkHelper, SandboxError> {
-    // In the foreground it stays our child; that it is up is told by the file of its process id.
+    // In the foreground it stays our child; that it is up is told by the file of its process id, which is made first and
+    // filled when the network is there.
     let pid_file = work.join("pasta.pid");
     let mut running = inside
         .clone()
@@ -138,7 +139,7 @@ async fn pasta(inside: &Program, net: &Path, work: &Path) -> Result<NetworkHelpe
         .map_err(SandboxError::program("start pasta"))?;
     let (_, _, stderr) = running.take_pipes();
     let appear = async {
-        while !pid_file.exists() {
+        while !std::fs::read(&pid_file).is_ok_and(|text| text.ends_with(b"\n")) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
