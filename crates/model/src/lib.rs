@@ -21,6 +21,7 @@ mod job;
 mod limits;
 mod network;
 mod report;
+mod secret;
 mod source;
 mod verdict;
 
@@ -36,5 +37,6 @@ pub use limits::{
 };
 pub use network::{Destination, Egress, InvalidDestination, NetworkMode, Protocol};
 pub use report::{LimitsInForce, Pressure, Report, ResourceUse, StageTime};
+pub use secret::Secret;
 pub use source::{GitRef, GitUrl, InvalidSource, SourceLocation, SourceSpec, SubDir};
 pub use verdict::{Failure, OutOfMemory, ResourceLimit, TimeLimit, Verdict};
