@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate with its floor. Siblings on a floor never meet.
-const FLOORS: [(&str, u8); 8] = [
+const FLOORS: [(&str, u8); 9] = [
     ("bryo-model", 0),
     ("bryo-process", 0),
     ("bryo-source", 1),
@@ -16,6 +16,7 @@ const FLOORS: [(&str, u8); 8] = [
     ("bryo-image", 1),
     ("bryo-depot", 1),
     ("bryo-engine", 2),
+    ("bryo-agent", 3),
     ("bryo", 4),
 ];
 
