@@ -21,7 +21,7 @@ const FLOORS: [(&str, u8); 9] = [
 ];
 
 /// Heavy dependencies, and the only crates that may name them.
-const CONTAINED: [(&str, &[&str]); 9] = [
+const CONTAINED: [(&str, &[&str]); 11] = [
     ("git2", &["bryo-source"]),
     ("hyper", &["bryo-sandbox"]),
     ("hyper-util", &["bryo-sandbox"]),
@@ -29,6 +29,8 @@ const CONTAINED: [(&str, &[&str]); 9] = [
     ("caps", &["bryo-sandbox"]),
     ("oci-spec", &["bryo-sandbox", "bryo-image"]),
     ("tar", &["bryo-image"]),
+    ("rust-s3", &["bryo-depot"]),
+    ("reqwest", &["bryo-depot"]),
     ("clap", &["bryo"]),
     ("anyhow", &["bryo"]),
 ];
