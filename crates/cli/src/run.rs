@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use bryo_depot::Target;
+use bryo_depot::{Depot, Target};
 use bryo_engine::{Control, Engine, NetworkSettings, Settings, run_attempt};
 use bryo_image::PullOptions;
 use bryo_model::{
@@ -74,7 +74,16 @@ fn attempt(
         let control = Control::new();
         signals::listen(&control).context("could not listen for signals")?;
         let engine = Engine::new(settings);
-        anyhow::Ok(Box::pin(run_attempt(job, target, &engine, &control, sender)).await)
+        anyhow::Ok(
+            Box::pin(run_attempt(
+                job,
+                Depot::Directory(target),
+                &engine,
+                &control,
+                sender,
+            ))
+            .await,
+        )
     });
     runtime.shutdown_timeout(STRAGGLERS);
     // The screen ends when it has shown everything. Only who gave up waiting for it may lose what is on its way.

@@ -3,18 +3,18 @@
 //! The kernel copies (sharing blocks where the file system can); where it will not between these two file systems, a
 //! buffer does. Holes are filled: a published file is small or counted by its apparent size already.
 //!
-//! It refuses to open anything but a regular file: the kind is asked before opening, so that a device is not touched,
-//! and again of the opened file, so that the answer is about what is read.
+//! What is read is what `source` opens: the regular file that was listed.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{self, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{self, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::{self, Errno};
 
 use crate::collect::File;
 use crate::dir;
+use crate::source::open_file;
 use crate::watch::go_on;
 use crate::{DepotError, Watch};
 
@@ -62,24 +62,13 @@ pub(crate) fn copy(
     watch: &dyn Watch,
     moved: &mut dyn FnMut(u64),
 ) -> Result<(), DepotError> {
-    let before = dir::stat(route.from, route.name).map_err(|e| route.read_failed(e))?;
-    if dir::kind(&before) != FileType::RegularFile {
-        return Err(route.changed());
-    }
-    let reading = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let source = fs::openat(route.from, route.name, reading, Mode::empty())
-        .map_err(|e| route.read_failed(e))?;
-    let stat = fs::fstat(&source).map_err(|e| route.read_failed(e))?;
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
-    if dir::kind(&stat) != FileType::RegularFile || stat.st_ino != file.inode || size != file.size {
-        return Err(route.changed());
-    }
+    let (source, stat) = open_file(route.from, route.from_path, file)?;
     let creating =
         OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let sink = fs::openat(route.to, route.name, creating, Mode::RUSR | Mode::WUSR)
         .map_err(|e| route.write_failed(e))?;
 
-    let mut left = size;
+    let mut left = file.size;
     let mut by_kernel = true;
     while left > 0 {
         go_on(watch)?;

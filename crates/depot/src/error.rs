@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::{Bound, Refusal};
+use crate::{BadKey, Bound, Refusal, StoreAnswer, StoreFault, Visible};
 
-/// Output could not be collected or published. The target is as it was before.
+/// Output could not be collected or published. A directory is as it was before; what a store's readers see stands in
+/// [`DepotError::Unfinished`].
 ///
 /// Paths may hold a job's names and are therefore printed quoted.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +65,58 @@ pub enum DepotError {
         /// Why.
         source: io::Error,
     },
+    /// A file of the output has a name that is no key of an object: the job's fault.
+    #[error("{path:?} of the output cannot be published: {why}")]
+    Key {
+        /// Within the output.
+        path: PathBuf,
+        /// Why.
+        why: BadKey,
+    },
+    /// Two versions of a project would have the same object: the user's to name otherwise.
+    #[error(
+        "{key:?} belongs to the version {version:?} as well; give the file or one of the versions another name"
+    )]
+    Overlap {
+        /// The object's key.
+        key: String,
+        /// The other version, which is published already.
+        version: String,
+    },
+    /// The settings of a store cannot be used: the operator's to change.
+    #[error("the store cannot be used as it is configured: {why}")]
+    Settings {
+        /// Why.
+        why: String,
+    },
+    /// The store did not do what it was asked.
+    #[error("could not {doing} {what:?}: {fault}")]
+    Store {
+        /// What was asked.
+        doing: &'static str,
+        /// A key, a prefix or the bucket.
+        what: String,
+        /// Who can mend it.
+        fault: StoreFault,
+        /// What the store said.
+        source: Box<StoreAnswer>,
+    },
+    /// Somebody else publishes the same version at the same time.
+    #[error(
+        "another publication of {0:?} began before this one had ended; let only one go on at a time"
+    )]
+    Overtaken(String),
+    /// Publishing failed half-way. See [`DepotError::cause`].
+    #[error("not published: {visible}; the next publication of this version repairs it")]
+    Unfinished {
+        /// What readers may see.
+        visible: Visible,
+        /// Why publishing failed.
+        source: Box<DepotError>,
+    },
+    /// The thread that published is gone.
+    #[error("the publisher ended without an answer")]
+    Lost,
     /// Publishing failed, and its unfinished copy could not be removed either. See [`DepotError::cause`].
     #[error(
         "the unfinished copy {path:?} is left ({left}) and will be removed at the next publish"
@@ -83,7 +136,7 @@ impl DepotError {
     #[must_use]
     pub fn cause(&self) -> &Self {
         match self {
-            Self::StagingLeft { source, .. } => source.cause(),
+            Self::StagingLeft { source, .. } | Self::Unfinished { source, .. } => source.cause(),
             other => other,
         }
     }

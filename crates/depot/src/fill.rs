@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::collect::{Directory, File};
 use crate::copy::{Route, copy};
+use crate::source::open_directory;
 use crate::watch::go_on;
 use crate::{DepotError, OutputTree, Watch, dir};
 
@@ -103,12 +104,7 @@ impl Fill<'_> {
         }
 
         let from_path = tree.whole_path(path);
-        let from = dir::open_beneath(tree.root(), path).map_err(|e| match e {
-            Errno::LOOP | Errno::NOTDIR | Errno::NOENT | Errno::XDEV => DepotError::Changed {
-                path: from_path.clone(),
-            },
-            e => DepotError::at("open the output", &from_path, e),
-        })?;
+        let from = open_directory(tree, directory)?;
         for file in &directory.files {
             go_on(self.meter.watch)?;
             let route = Route {

@@ -20,13 +20,15 @@
 mod bounds;
 mod collect;
 mod copy;
+mod depot;
 mod dir;
 mod error;
 mod fill;
 mod publish;
 mod remove;
-mod s3_settings;
+mod s3;
 mod skipped;
+mod source;
 mod staging;
 mod switch;
 mod target;
@@ -36,9 +38,13 @@ mod watch;
 
 pub use bounds::{Bound, OutputBounds};
 pub use collect::OutputTree;
+pub use depot::Depot;
 pub use error::DepotError;
 pub use publish::{Leftover, Published, publish};
-pub use s3_settings::{S3Credentials, S3Settings};
+pub use s3::{
+    BadKey, CacheRule, InvalidCacheRule, InvalidPrefix, Prefix, Retry, S3Credentials, S3Depot,
+    S3Settings, S3Target, S3Tuning, StoreAnswer, StoreFault, Uploaded, Visible,
+};
 pub use skipped::{Skipped, SkippedKind};
 pub use target::{Refusal, Target};
 pub use watch::Watch;

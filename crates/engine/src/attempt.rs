@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bryo_depot::Target;
+use bryo_depot::Depot;
 use bryo_image::{Image, ImageError, ImageStore};
 use bryo_model::{
     Event, IdSlot, JobSpec, NetworkMode, Report, SourceLocation, Stage, TimeLimit, Verdict,
@@ -29,7 +29,7 @@ use crate::work::Work;
 /// and the caches; what could not be removed stands in the report.
 pub async fn run_attempt(
     job: &JobSpec,
-    target: Target,
+    depot: Depot,
     engine: &Engine,
     control: &Control,
     events: mpsc::Sender<Event>,
@@ -66,7 +66,7 @@ pub async fn run_attempt(
         attempt.events.notice(text).await;
     }
     let outcome = match secrets {
-        Ok(_) => Box::pin(attempt.run(target)).await,
+        Ok(_) => Box::pin(attempt.run(depot)).await,
         Err(error) => Err(Cause::Secrets(error)),
     };
     let verdict = match &outcome {
@@ -110,7 +110,7 @@ pub(crate) struct Beside {
 }
 
 impl Attempt<'_> {
-    async fn run(&mut self, target: Target) -> Result<(), Cause> {
+    async fn run(&mut self, depot: Depot) -> Result<(), Cause> {
         self.begin(Stage::Fetch).await;
         if self.settings.own_ids {
             let own = OwnIds::take(&self.settings.places.state).map_err(Cause::Sandbox)?;
@@ -121,7 +121,7 @@ impl Attempt<'_> {
             Cause::Work(e, format!("use the work directory {dir}"))
         })?;
         let mut beside = self.start_beside(&work).await;
-        let result = self.stages(&work, &mut beside, target).await;
+        let result = self.stages(&work, &mut beside, depot).await;
         self.clean_up(work, beside).await;
         result
     }
@@ -158,7 +158,7 @@ impl Attempt<'_> {
         &mut self,
         work: &Work,
         beside: &mut Beside,
-        target: Target,
+        depot: Depot,
     ) -> Result<(), Cause> {
         outside::copy_certificates(&self.settings.network, work.dir()).map_err(|e| {
             let what = "copy the certificates that jobs trust".to_owned();
@@ -176,7 +176,7 @@ impl Attempt<'_> {
         self.begin(Stage::Run).await;
         self.run_job(&checkout, &image, work, ready).await?;
         self.record.end(&self.events, "exit code 0").await;
-        self.collect_and_publish(work, target).await
+        self.collect_and_publish(work, depot).await
     }
 
     fn start_image(&self, images: &Arc<ImageStore>) -> JoinHandle<Result<Image, ImageError>> {

@@ -171,13 +171,20 @@ fn of_image(error: &ImageError) -> Verdict {
 
 fn of_depot(error: &DepotError) -> Verdict {
     match error.cause() {
-        DepotError::TooLarge(_) => Verdict::Failed(Failure::OutputUnusable(chain(error))),
+        DepotError::TooLarge(_) | DepotError::Key { .. } | DepotError::Overlap { .. } => {
+            Verdict::Failed(Failure::OutputUnusable(chain(error)))
+        }
         DepotError::Refused { .. }
         | DepotError::Stopped
         | DepotError::Changed { .. }
         | DepotError::NoSpace { .. }
         | DepotError::Denied { .. }
         | DepotError::Io { .. }
+        | DepotError::Settings { .. }
+        | DepotError::Store { .. }
+        | DepotError::Overtaken(_)
+        | DepotError::Unfinished { .. }
+        | DepotError::Lost
         | DepotError::StagingLeft { .. } => Verdict::Infrastructure(chain(error)),
     }
 }

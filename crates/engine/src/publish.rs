@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bryo_depot::{DepotError, OutputBounds, OutputTree, Target, Watch};
+use bryo_depot::{Depot, DepotError, OutputBounds, OutputTree, S3Target, Target, Watch};
 use bryo_model::{Amount, ByteSize, Limits, Stage};
 
 use crate::attempt::Attempt;
@@ -15,7 +15,7 @@ impl Attempt<'_> {
     pub(crate) async fn collect_and_publish(
         &mut self,
         work: &Work,
-        target: Target,
+        depot: Depot,
     ) -> Result<(), Cause> {
         self.begin(Stage::Collect).await;
         let output = work.output();
@@ -61,13 +61,23 @@ impl Attempt<'_> {
             return Err(Cause::OutputEmpty);
         }
         self.begin(Stage::Publish).await;
+        match depot {
+            Depot::Directory(target) => self.publish_in_directory(tree, target).await,
+            Depot::S3(target) => self.publish_in_store(tree, &target).await,
+        }
+    }
+
+    async fn publish_in_directory(
+        &mut self,
+        tree: OutputTree,
+        target: Target,
+    ) -> Result<(), Cause> {
         let watch = self.watch(Stage::Publish);
         let place = target.path();
         let published = blocking(move || bryo_depot::publish(tree, &target, &watch))
             .await?
             .map_err(|e| self.of_depot(e))?;
-        self.record.resources.output_files = published.files;
-        self.record.resources.output_bytes = published.bytes;
+        self.published(published.files, published.bytes);
         for left in &published.leftovers {
             self.record
                 .leftovers
@@ -77,6 +87,55 @@ impl Attempt<'_> {
             .end(&self.events, place.display().to_string())
             .await;
         Ok(())
+    }
+
+    async fn publish_in_store(&mut self, tree: OutputTree, target: &S3Target) -> Result<(), Cause> {
+        let (control, deadline) = (self.control.clone(), self.next_deadline().0);
+        let stop = async move {
+            tokio::select! {
+                () = control.cancelled() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+        };
+        let progress = self.events.progress(Stage::Publish);
+        let uploaded = match target.publish(tree, progress, stop).await {
+            Ok(uploaded) => uploaded,
+            Err(error) => {
+                self.tell_half(&error, target).await;
+                return Err(self.of_depot(error));
+            }
+        };
+        self.published(uploaded.files, uploaded.bytes);
+        if uploaded.repaired {
+            let text = "an earlier publication of this version had failed half-way; it is repaired";
+            self.events.notice(text).await;
+        }
+        let summary = format!(
+            "{}: {} put, {} unchanged, {} deleted",
+            target.place(),
+            uploaded.put,
+            uploaded.unchanged,
+            uploaded.removed
+        );
+        self.record.leftovers.extend(uploaded.leftovers);
+        self.record.end(&self.events, summary).await;
+        Ok(())
+    }
+
+    /// A verdict of "cancelled" or "too late" has no room for what readers see.
+    async fn tell_half(&mut self, error: &DepotError, target: &S3Target) {
+        if let DepotError::Unfinished { visible, .. } = error
+            && matches!(error.cause(), DepotError::Stopped)
+        {
+            let text = format!("{} is half published: {visible}", target.place());
+            self.events.notice(text.clone()).await;
+            self.record.leftovers.push(text);
+        }
+    }
+
+    fn published(&mut self, files: u64, bytes: u64) {
+        self.record.resources.output_files = files;
+        self.record.resources.output_bytes = bytes;
     }
 
     fn of_depot(&self, error: DepotError) -> Cause {

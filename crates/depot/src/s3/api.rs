@@ -1,0 +1,279 @@
+//! What is asked of a store, each thing as one function.
+
+use bytes::Bytes;
+use reqwest::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue};
+use s3::command::{Command, Multipart};
+use s3::serde_types::{
+    CompleteMultipartUploadData, DeleteObjectsRequest, DeleteObjectsResult,
+    InitiateMultipartUploadResponse, ListBucketResult, ListMultipartUploadsResult,
+    ObjectIdentifier, Part,
+};
+
+use super::client::{Ask, Client};
+use super::fault::{StoreAnswer, Trouble};
+use super::headers::Headers;
+use crate::DepotError;
+
+/// How many keys one request to delete may name.
+const BATCH: usize = 1000;
+
+/// An object that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) key: String,
+    pub(crate) size: u64,
+    /// Without quotes.
+    pub(crate) etag: Option<String>,
+}
+
+/// An object that could not be deleted.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) key: String,
+    pub(crate) why: String,
+}
+
+impl Client {
+    /// Asks for as little as can be asked.
+    pub(crate) async fn reach(&self) -> Result<(), DepotError> {
+        let command = Command::ListObjectsV2 {
+            prefix: String::new(),
+            delimiter: None,
+            continuation_token: None,
+            start_after: None,
+            max_keys: Some(1),
+        };
+        let name = self.bucket_name();
+        let ask = Ask::new("list the bucket", &name, command);
+        let answer = self.ask(&ask).await.and_then(|answer| answer.xml());
+        let _: ListBucketResult = answer.map_err(|trouble| ask.failed(trouble))?;
+        Ok(())
+    }
+
+    /// The object's bytes; `None` when there is no such object.
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>, DepotError> {
+        let ask = Ask::new("read", key, Command::GetObject);
+        match self.ask(&ask).await {
+            Ok(answer) => Ok(Some(answer.body)),
+            Err(trouble) if trouble.is_missing() => Ok(None),
+            Err(trouble) => Err(ask.failed(trouble)),
+        }
+    }
+
+    pub(crate) async fn put(
+        &self,
+        key: &str,
+        headers: &Headers,
+        content: &Bytes,
+    ) -> Result<(), DepotError> {
+        let command = Command::PutObject {
+            content,
+            content_type: &headers.content_type,
+            custom_headers: None,
+            multipart: None,
+        };
+        let mut ask = Ask::new("put", key, command);
+        ask.body = content.clone();
+        ask.extra = extra(headers);
+        match self.ask(&ask).await {
+            Ok(_) => Ok(()),
+            Err(trouble) => Err(ask.failed(trouble)),
+        }
+    }
+
+    /// All objects whose keys begin with `prefix`; `each` sees them as they are read.
+    pub(crate) async fn list(
+        &self,
+        prefix: &str,
+        mut each: impl FnMut(Listed),
+    ) -> Result<(), DepotError> {
+        let mut continuation_token = None;
+        loop {
+            let command = Command::ListObjectsV2 {
+                prefix: prefix.to_owned(),
+                delimiter: None,
+                continuation_token: continuation_token.take(),
+                start_after: None,
+                max_keys: None,
+            };
+            let ask = Ask::new("list what begins with", prefix, command);
+            let page = self.ask(&ask).await.and_then(|answer| answer.xml());
+            let page: ListBucketResult = page.map_err(|trouble| ask.failed(trouble))?;
+            for object in page.contents {
+                // A store that misreads the question must not have another project's files deleted.
+                if object.key.starts_with(prefix) {
+                    each(Listed {
+                        etag: object.e_tag.map(|tag| tag.trim_matches('"').to_owned()),
+                        key: object.key,
+                        size: object.size,
+                    });
+                }
+            }
+            continuation_token = page.next_continuation_token;
+            if !page.is_truncated {
+                return Ok(());
+            }
+            if continuation_token.is_none() {
+                return Err(ask.failed(Trouble::unreadable("the list goes on and says not where")));
+            }
+        }
+    }
+
+    /// Deletes all of `keys`, and returns those that could not be deleted.
+    pub(crate) async fn delete(&self, keys: &[String]) -> Result<Vec<Kept>, DepotError> {
+        let mut kept = Vec::new();
+        // XML has no control characters: what somebody else put under such a key is named in a URL.
+        let (odd, plain): (Vec<_>, Vec<_>) = keys
+            .iter()
+            .partition(|key| key.chars().any(char::is_control));
+        for batch in plain.chunks(BATCH) {
+            kept.extend(self.delete_batch(batch).await?);
+        }
+        for key in odd {
+            kept.extend(self.delete_one(key).await);
+        }
+        Ok(kept)
+    }
+
+    async fn delete_batch(&self, keys: &[&String]) -> Result<Vec<Kept>, DepotError> {
+        let data = DeleteObjectsRequest {
+            objects: keys.iter().map(|key| ObjectIdentifier::new(*key)).collect(),
+            quiet: true,
+        };
+        let name = self.bucket_name();
+        let ask = Ask::new("delete objects in", &name, Command::DeleteObjects { data });
+        let answer = match self.ask(&ask).await {
+            Ok(answer) => answer,
+            // Not every store has batches.
+            Err(Trouble {
+                answer: StoreAnswer::Status { status: 501, .. },
+                ..
+            }) => {
+                let mut kept = Vec::new();
+                for key in keys {
+                    kept.extend(self.delete_one(key).await);
+                }
+                return Ok(kept);
+            }
+            Err(trouble) => return Err(ask.failed(trouble)),
+        };
+        let result: DeleteObjectsResult = answer.xml().map_err(|trouble| ask.failed(trouble))?;
+        let mut kept = Vec::new();
+        for error in result.errors {
+            // One object's passing trouble has not been tried again yet.
+            kept.extend(self.delete_one(&error.key).await);
+        }
+        Ok(kept)
+    }
+
+    async fn delete_one(&self, key: &str) -> Option<Kept> {
+        let ask = Ask::new("delete", key, Command::DeleteObject);
+        let trouble = self.ask(&ask).await.err()?;
+        if trouble.is_missing() {
+            return None;
+        }
+        Some(Kept {
+            key: key.to_owned(),
+            why: format!("{}: {}", trouble.fault, trouble.answer),
+        })
+    }
+
+    /// Begins an upload in parts; its id.
+    pub(crate) async fn begin(&self, key: &str, headers: &Headers) -> Result<String, DepotError> {
+        let command = Command::InitiateMultipartUpload {
+            content_type: &headers.content_type,
+        };
+        let mut ask = Ask::new("begin to put", key, command);
+        ask.extra = extra(headers);
+        let answer = self.ask(&ask).await.and_then(|answer| answer.xml());
+        let begun: InitiateMultipartUploadResponse = answer.map_err(|t| ask.failed(t))?;
+        Ok(begun.upload_id)
+    }
+
+    /// Puts part `number`, counted from 1; its entity tag.
+    pub(crate) async fn put_part(
+        &self,
+        key: &str,
+        upload: &str,
+        number: u32,
+        content: &Bytes,
+    ) -> Result<Part, DepotError> {
+        let command = Command::PutObject {
+            content,
+            content_type: "application/octet-stream",
+            custom_headers: None,
+            multipart: Some(Multipart::new(number, upload)),
+        };
+        let mut ask = Ask::new("put a part of", key, command);
+        ask.body = content.clone();
+        let answer = self.ask(&ask).await.map_err(|t| ask.failed(t))?;
+        let tag = answer.headers.get(ETAG).and_then(|tag| tag.to_str().ok());
+        let Some(tag) = tag else {
+            return Err(ask.failed(Trouble::unreadable("it has no entity tag")));
+        };
+        Ok(Part {
+            part_number: number,
+            etag: tag.to_owned(),
+        })
+    }
+
+    /// Makes one object of the parts. `false`: the store knows no such upload, which is also what it says when it has
+    /// finished it already and the answer was lost.
+    pub(crate) async fn complete(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: Vec<Part>,
+    ) -> Result<bool, DepotError> {
+        let command = Command::CompleteMultipartUpload {
+            upload_id: upload,
+            data: CompleteMultipartUploadData { parts },
+        };
+        let ask = Ask::new("finish putting", key, command);
+        match self.ask(&ask).await {
+            Ok(_) => Ok(true),
+            Err(trouble) if trouble.is_missing() => Ok(false),
+            Err(trouble) => Err(ask.failed(trouble)),
+        }
+    }
+
+    /// Gives up an upload in parts, so that nothing is kept of it.
+    pub(crate) async fn abort(&self, key: &str, upload: &str) -> Result<(), DepotError> {
+        let command = Command::AbortMultipartUpload { upload_id: upload };
+        let ask = Ask::new("give up putting", key, command);
+        match self.ask(&ask).await {
+            Ok(_) => Ok(()),
+            Err(trouble) if trouble.is_missing() => Ok(()),
+            Err(trouble) => Err(ask.failed(trouble)),
+        }
+    }
+
+    /// The uploads in parts that were begun below `prefix` and not ended: key and id.
+    pub(crate) async fn begun(&self, prefix: &str) -> Result<Vec<(String, String)>, DepotError> {
+        let command = Command::ListMultipartUploads {
+            prefix: Some(prefix),
+            delimiter: None,
+            key_marker: None,
+            upload_id_marker: None,
+            max_uploads: None,
+        };
+        let ask = Ask::new("list the unfinished uploads below", prefix, command);
+        let answer = self.ask(&ask).await.and_then(|answer| answer.xml());
+        let found: ListMultipartUploadsResult = answer.map_err(|t| ask.failed(t))?;
+        let ours = found
+            .uploads
+            .into_iter()
+            .filter(|u| u.key.starts_with(prefix));
+        Ok(ours.map(|u| (u.key, u.id)).collect())
+    }
+}
+
+fn extra(headers: &Headers) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    if let Some(value) = &headers.cache_control
+        && let Ok(value) = HeaderValue::from_str(value)
+    {
+        map.insert(CACHE_CONTROL, value);
+    }
+    map
+}

@@ -1,0 +1,25 @@
+//! Output to an object store that speaks S3.
+//!
+//! A publication is not one rename here but many requests: `publish` tells what is promised all the same. From the outside
+//! in: `depot` is what callers have, `publish` one publication, `plan` its order, `record` what is remembered of it,
+//! `upload` one file, `api` what a store is asked, `client` one request, `fault` what a refusal means.
+
+mod api;
+mod client;
+mod depot;
+mod fault;
+mod headers;
+mod parts;
+mod plan;
+mod prefix;
+mod publish;
+mod record;
+mod settings;
+mod upload;
+
+pub use depot::{S3Depot, S3Target};
+pub use fault::{StoreAnswer, StoreFault};
+pub use headers::{CacheRule, InvalidCacheRule};
+pub use prefix::{BadKey, InvalidPrefix, Prefix};
+pub use publish::{Uploaded, Visible};
+pub use settings::{Retry, S3Credentials, S3Settings, S3Tuning};

@@ -1,0 +1,77 @@
+//! s3s-fs, with the two things it lacks: entity tags in lists, and `NoSuchBucket` for a put.
+
+use s3s::dto::{
+    AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
+    CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
+    DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, GetObjectInput,
+    GetObjectOutput, HeadBucketInput, HeadObjectInput, HeadObjectOutput, ListObjectsV2Input,
+    ListObjectsV2Output, PutObjectInput, PutObjectOutput, UploadPartInput, UploadPartOutput,
+};
+use s3s::{S3, S3Request, S3Response, S3Result};
+use s3s_fs::FileSystem;
+
+pub(crate) struct Files(pub(crate) FileSystem);
+
+/// Each of these operations is that of s3s-fs.
+macro_rules! handed_on {
+    ($($name:ident: $input:ty => $output:ty;)+) => {
+        #[async_trait::async_trait]
+        impl S3 for Files {
+            $(async fn $name(&self, req: S3Request<$input>) -> S3Result<S3Response<$output>> {
+                self.0.$name(req).await
+            })+
+
+            async fn put_object(
+                &self,
+                req: S3Request<PutObjectInput>,
+            ) -> S3Result<S3Response<PutObjectOutput>> {
+                let input = HeadBucketInput { bucket: req.input.bucket.clone(), ..Default::default() };
+                self.0.head_bucket(another(&req, input)).await?;
+                self.0.put_object(req).await
+            }
+
+            async fn list_objects_v2(
+                &self,
+                req: S3Request<ListObjectsV2Input>,
+            ) -> S3Result<S3Response<ListObjectsV2Output>> {
+                let bucket = req.input.bucket.clone();
+                let asked = another(&req, ());
+                let mut answer = self.0.list_objects_v2(req).await?;
+                for object in answer.output.contents.iter_mut().flatten() {
+                    let input = HeadObjectInput {
+                        bucket: bucket.clone(),
+                        key: object.key.clone().unwrap_or_default(),
+                        ..Default::default()
+                    };
+                    object.e_tag = self.0.head_object(another(&asked, input)).await?.output.e_tag;
+                }
+                Ok(answer)
+            }
+        }
+    };
+}
+
+handed_on! {
+    get_object: GetObjectInput => GetObjectOutput;
+    head_object: HeadObjectInput => HeadObjectOutput;
+    delete_object: DeleteObjectInput => DeleteObjectOutput;
+    delete_objects: DeleteObjectsInput => DeleteObjectsOutput;
+    create_multipart_upload: CreateMultipartUploadInput => CreateMultipartUploadOutput;
+    upload_part: UploadPartInput => UploadPartOutput;
+    complete_multipart_upload: CompleteMultipartUploadInput => CompleteMultipartUploadOutput;
+    abort_multipart_upload: AbortMultipartUploadInput => AbortMultipartUploadOutput;
+}
+
+fn another<A, B>(req: &S3Request<A>, input: B) -> S3Request<B> {
+    S3Request {
+        input,
+        method: req.method.clone(),
+        uri: req.uri.clone(),
+        headers: req.headers.clone(),
+        extensions: Default::default(),
+        credentials: req.credentials.clone(),
+        region: req.region.clone(),
+        service: req.service.clone(),
+        trailing_headers: None,
+    }
+}
