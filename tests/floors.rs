@@ -21,16 +21,17 @@ const FLOORS: [(&str, u8); 9] = [
 ];
 
 /// Heavy dependencies, and the only crates that may name them.
-const CONTAINED: [(&str, &[&str]); 11] = [
+const CONTAINED: [(&str, &[&str]); 12] = [
     ("git2", &["bryo-source"]),
-    ("hyper", &["bryo-sandbox"]),
-    ("hyper-util", &["bryo-sandbox"]),
+    ("hyper", &["bryo-sandbox", "bryo-agent"]),
+    ("hyper-util", &["bryo-sandbox", "bryo-agent"]),
+    ("rusqlite", &["bryo-agent"]),
     ("zbus", &["bryo-sandbox"]),
     ("caps", &["bryo-sandbox"]),
     ("oci-spec", &["bryo-sandbox", "bryo-image"]),
     ("tar", &["bryo-image"]),
     ("rust-s3", &["bryo-depot"]),
-    ("reqwest", &["bryo-depot"]),
+    ("reqwest", &["bryo-depot", "bryo-agent"]),
     ("clap", &["bryo"]),
     ("anyhow", &["bryo"]),
 ];

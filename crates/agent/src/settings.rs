@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bryo_depot::S3Settings;
+use bryo_depot::{S3Settings, S3Tuning};
 use bryo_model::{ByteSize, Egress, EnvVar, ImageRef, LimitPolicy, Limits, NetworkMode, Secret};
 
 /// One agent on one host.
@@ -28,6 +28,8 @@ pub struct AgentSettings {
     pub slots: usize,
     /// Where output goes.
     pub depot: S3Settings,
+    /// How it is put there.
+    pub depot_tuning: S3Tuning,
     /// What jobs get that their feed says nothing of.
     pub jobs: JobPolicy,
     /// What becomes of jobs that were running when the agent was killed.
@@ -55,6 +57,22 @@ impl FeedSettings {
     pub const fn name(&self) -> &FeedName {
         match self {
             Self::DocThor(settings) => &settings.name,
+        }
+    }
+
+    /// How many of its jobs run at one time.
+    #[must_use]
+    pub const fn slots(&self) -> usize {
+        match self {
+            Self::DocThor(settings) => settings.slots,
+        }
+    }
+
+    /// Between two polls while there is nothing to do.
+    #[must_use]
+    pub const fn poll(&self) -> Duration {
+        match self {
+            Self::DocThor(settings) => settings.poll,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What all attempts of one agent share.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::hosts::Hosts;
@@ -20,6 +21,12 @@ impl Engine {
             hosts: Arc::new(Hosts::new(&settings)),
             settings: Arc::new(settings),
         }
+    }
+
+    /// The directories in which it keeps things: the cache, and where attempts work.
+    #[must_use]
+    pub fn places(&self) -> Vec<PathBuf> {
+        vec![self.settings.cache.clone(), self.settings.work.clone()]
     }
 
     pub(crate) fn settings(&self) -> &Settings {

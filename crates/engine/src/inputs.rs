@@ -33,6 +33,7 @@ impl Attempt<'_> {
             .await?
             .map_err(Cause::Source)?;
         self.record.commit = Some(fetched.commit().clone());
+        self.record.source_cached = Some(fetched.was_cached());
         let how = if fetched.was_cached() { ", cached" } else { "" };
         let summary = format!(
             "{} {}{how}",

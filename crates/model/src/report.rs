@@ -127,6 +127,8 @@ pub struct Report {
     pub signal: Option<i32>,
     /// The commit that was built, once known.
     pub commit: Option<CommitId>,
+    /// Whether the source was there already, and nothing was fetched; once known.
+    pub source_cached: Option<bool>,
     /// Digest of the image's manifest, once known.
     pub image_digest: Option<String>,
     /// How the sandbox was made, once chosen.
@@ -159,6 +161,7 @@ impl Report {
             exit_code: None,
             signal: None,
             commit: None,
+            source_cached: None,
             image_digest: None,
             runtime: None,
             stages: Vec::new(),

@@ -42,6 +42,17 @@ impl GitUrl {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// `host` or `host:port` as it was written, without a user; `None` for a repository on this machine.
+    #[must_use]
+    pub fn authority(&self) -> Option<&str> {
+        let authority = match self.0.split_once("://") {
+            Some(("file", _)) => return None,
+            Some((_, rest)) => rest.split('/').next()?,
+            None => self.0.split(':').next()?,
+        };
+        Some(authority.rsplit('@').next().unwrap_or(authority))
+    }
 }
 
 impl fmt::Display for GitUrl {
@@ -256,6 +267,19 @@ mod tests {
             "git@example.org:org/repo.git",
         ] {
             assert_eq!(good.parse::<GitUrl>().unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
+    fn where_an_address_leads() {
+        for (url, authority) in [
+            ("https://example.org/org/repo.git", Some("example.org")),
+            ("http://127.0.0.1:8080/repo", Some("127.0.0.1:8080")),
+            ("ssh://git@[::1]:2222/repo", Some("[::1]:2222")),
+            ("git@example.org:org/repo.git", Some("example.org")),
+            ("file:///srv/git/repo.git", None),
+        ] {
+            assert_eq!(url.parse::<GitUrl>().unwrap().authority(), authority);
         }
     }
 

@@ -1,0 +1,484 @@
+//! The agent as a whole: what begins in which order, and what ends in which.
+//!
+//! ```text
+//! begin   state lock, store, sockets, records of the past ──> READY ──> host looked at ──> jobs are taken
+//! end     no more jobs ──> jobs that run come to their end (a while, then cancelled, then killed) ──> outbox told ──> store
+//! ```
+//!
+//! Everything that goes on is a task on the caller's runtime. Programs are started by these tasks and bound to the thread
+//! that started them, so that thread must last as long as the agent: a current-thread runtime in the main thread.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bryo_depot::S3Depot;
+use bryo_engine::Engine;
+use bryo_model::Verdict;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::deliver::{self, Until};
+use crate::error::{AgentError, chain};
+use crate::feed::Feed;
+use crate::lock::StateLock;
+use crate::shared::{FeedState, Parts, Phase, Shared, Trouble, lock, now_ms};
+use crate::store::{Keeper, Store};
+use crate::{AgentSettings, control, host, http, intake, notify, recover};
+
+/// How long a request for a job that is on its way is waited for.
+const LAST_CLAIM: Duration = Duration::from_secs(40);
+
+/// Between cancelling jobs and killing them: their own grace, and ours.
+const CANCELLING: Duration = Duration::from_secs(60);
+
+/// After a kill nothing of a job is left but its clean-up.
+const KILLING: Duration = Duration::from_secs(30);
+
+/// For telling feeds what ended last.
+const LAST_WORDS: Duration = Duration::from_secs(15);
+
+/// The same where somebody waits for the one job.
+const ONE_RESULT: Duration = Duration::from_secs(120);
+
+/// Between two looks at what can be forgotten.
+const TIDYING: Duration = Duration::from_secs(3600);
+
+/// Jobs that are remembered at most.
+const MOST_REMEMBERED: u32 = 100_000;
+
+/// What an agent that runs can be told by the process it is in.
+#[derive(Debug)]
+pub enum Order {
+    /// Take no more jobs; let those that run come to their end within [`AgentSettings::drain`], then cancel them.
+    Drain,
+    /// Take no more jobs and cancel those that run.
+    Stop,
+    /// End those that run by force.
+    Kill,
+    /// Go on with these settings.
+    Reload(Box<AgentSettings>),
+    /// The settings were to be read anew, and cannot be used, for this reason.
+    ReloadFailed(String),
+}
+
+/// An agent.
+#[derive(Debug)]
+pub struct Agent {
+    shared: Arc<Shared>,
+    keeper: Keeper,
+    /// Until drain, stop or kill is ordered, and all who ask for jobs have ended.
+    intakes: JoinSet<()>,
+    others: Vec<JoinHandle<()>>,
+    orders: mpsc::Receiver<Order>,
+    inner_orders: mpsc::Receiver<Order>,
+    _lock: StateLock,
+}
+
+impl Agent {
+    /// Takes jobs until it is ordered to end. `orders` may be dropped; the agent then runs until it is drained through its
+    /// control socket.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot begin. What happens later is told as an alarm, and does not end it.
+    pub async fn run(
+        settings: AgentSettings,
+        engine: Engine,
+        orders: mpsc::Receiver<Order>,
+    ) -> Result<(), AgentError> {
+        let mut agent = Self::begin(settings, engine, orders, None).await?;
+        agent.until_ordered(std::future::pending()).await;
+        agent.finish(LAST_WORDS).await;
+        Ok(())
+    }
+
+    /// Takes one job, waits until its feed knows how it ended, and says so; `None` when none came within `max_wait`, or
+    /// an order came first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::run`].
+    pub async fn once(
+        settings: AgentSettings,
+        engine: Engine,
+        orders: mpsc::Receiver<Order>,
+        max_wait: Option<Duration>,
+    ) -> Result<Option<Verdict>, AgentError> {
+        let settings = AgentSettings {
+            slots: 1,
+            ..settings
+        };
+        let mut agent = Self::begin(settings, engine, orders, Some(1)).await?;
+        let waited = async {
+            match max_wait {
+                Some(most) => tokio::time::sleep(most).await,
+                None => std::future::pending().await,
+            }
+        };
+        agent.until_ordered(waited).await;
+        let shared = Arc::clone(&agent.shared);
+        agent.finish(ONE_RESULT).await;
+        Ok(lock(&shared.last_verdict).clone())
+    }
+
+    async fn begin(
+        settings: AgentSettings,
+        engine: Engine,
+        orders: mpsc::Receiver<Order>,
+        quota: Option<usize>,
+    ) -> Result<Self, AgentError> {
+        let feeds = feeds(&settings)?;
+        let depot = S3Depot::tuned(settings.depot.clone(), settings.depot_tuning.clone())?;
+        let lock_of_state = StateLock::take(&settings.state)?;
+        let (store, keeper) = Store::open(&settings.state.join("agent.db"))?;
+        let control_socket = control::bind(&settings.control)?;
+        let http_socket = match &settings.listen {
+            Some(listen) => Some(http::bind(listen).await?),
+            None => None,
+        };
+        let (inner, inner_orders) = mpsc::channel(4);
+        let shared = Arc::new(Shared::new(Parts {
+            store,
+            engine,
+            settings,
+            depot,
+            feeds,
+            quota,
+            orders: inner,
+        }));
+        recover::run(&shared).await?;
+        *lock(&shared.last_verdict) = None;
+        let mut others = vec![
+            tokio::spawn(host::run(Arc::clone(&shared))),
+            tokio::spawn(control::serve(Arc::clone(&shared), control_socket)),
+            tokio::spawn(tell_status(Arc::clone(&shared))),
+            tokio::spawn(tidy(Arc::clone(&shared))),
+        ];
+        if let Some(socket) = http_socket {
+            others.push(tokio::spawn(http::serve(Arc::clone(&shared), socket)));
+        }
+        if let Some(every) = notify::watchdog() {
+            others.push(tokio::spawn(watchdog(Arc::clone(&shared), every)));
+        }
+        let mut intakes = JoinSet::new();
+        for feed in &shared.feeds {
+            let outbox = deliver::run(Arc::clone(&shared), Arc::clone(feed), Until::Cancelled);
+            others.push(tokio::spawn(outbox));
+            intakes.spawn(intake::run(Arc::clone(&shared), Arc::clone(feed)));
+        }
+        notify::ready();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent has begun");
+        Ok(Self {
+            shared,
+            keeper,
+            intakes,
+            others,
+            orders,
+            inner_orders,
+            _lock: lock_of_state,
+        })
+    }
+
+    /// Obeys until no jobs are taken any more and none runs. `waited` ends the taking of jobs too, if none was taken.
+    async fn until_ordered(&mut self, waited: impl Future<Output = ()>) {
+        let mut waited = std::pin::pin!(waited);
+        let mut ends_at = Ends::default();
+        let mut outer = true;
+        loop {
+            let shared = Arc::clone(&self.shared);
+            let done = self.intakes.is_empty();
+            tokio::select! {
+                order = self.orders.recv(), if outer => match order {
+                    Some(order) => self.obey(order, &mut ends_at),
+                    None => outer = false,
+                },
+                Some(order) = self.inner_orders.recv() => self.obey(order, &mut ends_at),
+                Some(_) = self.intakes.join_next() => {}
+                () = &mut waited, if shared.phase() == Phase::Open && lock(&shared.quota).is_some_and(|left| left > 0) => {
+                    self.obey(Order::Drain, &mut ends_at);
+                }
+                () = no_workers(&shared), if done => return,
+                () = until(ends_at.next) => {
+                    if ends_at.pass(&shared) {
+                        tracing::error!("jobs do not end; the next start sees to them");
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order, ends_at: &mut Ends) {
+        let shared = &self.shared;
+        match order {
+            Order::Drain => {
+                let drain = shared.settings().drain;
+                if shared.phase().is_over() {
+                    return;
+                }
+                tracing::info!("no more jobs are taken; those that run have {drain:?}");
+                shared.phase.send_replace(Phase::Draining);
+                notify::stopping(drain + CANCELLING + KILLING + LAST_WORDS);
+                ends_at.set(Instant::now() + drain, Step::Cancel);
+            }
+            Order::Stop => {
+                if shared.phase() == Phase::Stopping {
+                    return;
+                }
+                tracing::info!("no more jobs are taken; those that run are cancelled");
+                notify::stopping(CANCELLING + KILLING + LAST_WORDS);
+                ends_at.set(Instant::now(), Step::Cancel);
+            }
+            Order::Kill => {
+                tracing::info!("jobs that run are ended by force");
+                ends_at.set(Instant::now(), Step::Kill);
+            }
+            Order::Reload(settings) => reload(shared, *settings),
+            Order::ReloadFailed(why) => shared.trouble(
+                Trouble::Reload,
+                format!("the settings were not read anew: {why}"),
+            ),
+        }
+    }
+
+    /// Nothing runs any more: tells feeds what there is to tell, and lets go of everything.
+    async fn finish(self, at_most: Duration) {
+        let Self {
+            shared,
+            keeper,
+            mut intakes,
+            others,
+            ..
+        } = self;
+        intakes.shutdown().await;
+        for task in &others {
+            task.abort();
+        }
+        for task in others {
+            let _ = task.await;
+        }
+        let deadline = Instant::now() + at_most;
+        let patient = at_most == ONE_RESULT;
+        let mut last_words = JoinSet::new();
+        for feed in &shared.feeds {
+            let (shared, feed) = (Arc::clone(&shared), Arc::clone(feed));
+            last_words.spawn(async move {
+                loop {
+                    deliver::run(Arc::clone(&shared), Arc::clone(&feed), Until::Flushed).await;
+                    let left = shared.store.waiting(&feed.name, 0).await;
+                    if !patient || left.is_ok_and(|rows| rows.is_empty()) {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            });
+        }
+        let _ = timeout_at(deadline, async {
+            while last_words.join_next().await.is_some() {}
+        })
+        .await;
+        last_words.shutdown().await;
+        if let Ok(left @ 1..) = shared.store.outbox_depth().await {
+            tracing::warn!("{left} results are kept for the next start");
+        }
+        let path = shared.settings().control.clone();
+        drop(shared);
+        let _ = std::fs::remove_file(path);
+        // Everything that was handed over is written before the lock goes.
+        let _ = timeout(KILLING, tokio::task::spawn_blocking(move || keeper.join())).await;
+        tracing::info!("the agent has ended");
+    }
+}
+
+/// When what is next is done to jobs that still run.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    next: Option<Instant>,
+    step: Step,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    #[default]
+    Cancel,
+    Kill,
+    GiveUp,
+}
+
+impl Ends {
+    /// An order only ever makes it sooner.
+    fn set(&mut self, at: Instant, step: Step) {
+        if self.next.is_none() || step > self.step || self.next.is_some_and(|next| at < next) {
+            self.next = Some(at);
+            self.step = self.step.max(step);
+        }
+    }
+
+    /// Does what is due; whether nothing more can be done.
+    fn pass(&mut self, shared: &Shared) -> bool {
+        let now = Instant::now();
+        shared.phase.send_replace(Phase::Stopping);
+        match self.step {
+            Step::Cancel => {
+                shared.cancel_all();
+                (self.next, self.step) = (Some(now + CANCELLING), Step::Kill);
+                false
+            }
+            Step::Kill => {
+                shared.kill_all();
+                (self.next, self.step) = (Some(now + KILLING + LAST_CLAIM), Step::GiveUp);
+                false
+            }
+            Step::GiveUp => true,
+        }
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn no_workers(shared: &Shared) {
+    shared.workers.close();
+    shared.workers.wait().await;
+}
+
+fn feeds(settings: &AgentSettings) -> Result<Vec<Arc<FeedState>>, AgentError> {
+    let mut names = BTreeSet::new();
+    let feeds = settings
+        .feeds
+        .iter()
+        .map(|of_feed| {
+            let name = of_feed.name().clone();
+            if !names.insert(name.clone()) {
+                return Err(AgentError::TwoFeeds(name));
+            }
+            let feed = Feed::of(of_feed).map_err(|source| AgentError::Feed { name, source })?;
+            Ok(Arc::new(FeedState::new(of_feed, feed)))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    if feeds.is_empty() {
+        return Err(AgentError::NoFeed);
+    }
+    Ok(feeds)
+}
+
+/// Takes over what can change while the agent runs; what cannot is told.
+fn reload(shared: &Shared, settings: AgentSettings) {
+    notify::reloading();
+    let old = shared.settings();
+    let outcome = try_reload(shared, &old, settings);
+    match outcome {
+        Ok(kept) if kept.is_empty() => {
+            shared.mended(&Trouble::Reload);
+            tracing::info!("the settings were read anew");
+        }
+        Ok(kept) => shared.trouble(
+            Trouble::Reload,
+            format!(
+                "these settings change at the next start only: {}",
+                kept.join(", ")
+            ),
+        ),
+        Err(error) => shared.trouble(
+            Trouble::Reload,
+            format!("the settings were not read anew: {}", chain(&error)),
+        ),
+    }
+    notify::ready();
+}
+
+fn try_reload(
+    shared: &Shared,
+    old: &AgentSettings,
+    settings: AgentSettings,
+) -> Result<Vec<&'static str>, AgentError> {
+    // Everything is checked before anything is changed.
+    let fresh = feeds(&settings)?;
+    let depot = S3Depot::tuned(settings.depot.clone(), settings.depot_tuning.clone())?;
+    let mut kept = Vec::new();
+    let names = |feeds: &[Arc<FeedState>]| -> BTreeSet<_> {
+        feeds.iter().map(|feed| feed.name.clone()).collect()
+    };
+    if names(&fresh) != names(&shared.feeds) {
+        kept.push("the list of feeds");
+    }
+    if settings.state != old.state {
+        kept.push("agent.state");
+    }
+    if settings.control != old.control {
+        kept.push("agent.control");
+    }
+    if settings.listen != old.listen {
+        kept.push("agent.listen");
+    }
+    for (feed, of_feed) in fresh.iter().zip(&settings.feeds) {
+        if let Some(known) = shared.feed(feed.name.as_str()) {
+            known.change(of_feed, feed.feed());
+        }
+    }
+    let settings = AgentSettings {
+        state: old.state.clone(),
+        control: old.control.clone(),
+        listen: old.listen.clone(),
+        ..settings
+    };
+    shared.replace(settings, depot);
+    Ok(kept)
+}
+
+/// Keeps the line that systemctl shows up to date.
+async fn tell_status(shared: Arc<Shared>) {
+    let mut phase = shared.phase.subscribe();
+    let mut host = shared.host.subscribe();
+    let mut troubles = shared.troubles.subscribe();
+    let mut slots = shared.slots.changes();
+    loop {
+        let text = {
+            let troubles = troubles.borrow_and_update();
+            let first = troubles.iter().next();
+            let phase = phase.borrow_and_update().word();
+            let host = *host.borrow_and_update();
+            let running = slots.borrow_and_update().used();
+            match first {
+                Some((about, text)) => format!("{phase}, {running} jobs; {about}: {text}"),
+                None if host => format!("{phase}, {running} jobs"),
+                None => format!("{phase}, {running} jobs; looking at the host"),
+            }
+        };
+        notify::status(&text);
+        tokio::select! {
+            _ = phase.changed() => {}
+            _ = host.changed() => {}
+            _ = troubles.changed() => {}
+            _ = slots.changed() => {}
+        }
+    }
+}
+
+/// Says that the agent is alive for as long as its store is: one that cannot record anything should be started anew.
+async fn watchdog(shared: Arc<Shared>, every: Duration) {
+    loop {
+        if shared.store.look(|_| Ok(())).await.is_ok() {
+            notify::alive();
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
+/// Forgets what nobody needs to know any more.
+async fn tidy(shared: Arc<Shared>) {
+    loop {
+        let history = i64::try_from(shared.settings().history.as_millis()).unwrap_or(i64::MAX);
+        let before = now_ms().saturating_sub(history);
+        if let Err(error) = shared.store.forget(before, MOST_REMEMBERED).await {
+            tracing::debug!(%error, "could not forget old jobs");
+        }
+        tokio::time::sleep(TIDYING).await;
+    }
+}

@@ -1,0 +1,241 @@
+//! Telling a feed what is in the outbox, until it knows.
+//!
+//! A row goes only when the feed has the result, had it before, or does not know the job any more. Nothing else removes
+//! one: a token that is refused, a server that is away for a week, an answer that makes no sense are reasons to wait.
+//!
+//! When to try again is kept in memory, by a clock that does not jump. After a restart everything is tried at once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::backoff::{Backoff, after};
+use crate::error::chain;
+use crate::feed::Answer;
+use crate::shared::{FeedState, Shared, Trouble};
+use crate::store::StoreError;
+
+/// How many results are on their way to one feed at one time.
+const ABREAST: usize = 4;
+
+/// Waits for a feed that is away.
+const AWAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Waits for one result that the feed cannot take.
+const STUBBORN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+
+/// What became of one parcel.
+#[derive(Debug)]
+enum Outcome {
+    /// It need not be told any more.
+    Done,
+    /// It has become smaller, and is tried at once.
+    Smaller,
+    /// The feed cannot be told anything.
+    Away(String),
+    /// This one cannot be told, after so many tries.
+    Stubborn(u32, String),
+    /// The store failed.
+    Store(StoreError),
+}
+
+/// How an outbox comes to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Never.
+    Cancelled,
+    /// When nothing is left, or nothing can be told.
+    Flushed,
+}
+
+struct Outbox {
+    shared: Arc<Shared>,
+    feed: Arc<FeedState>,
+    /// When which row is tried.
+    due: BTreeSet<(Instant, i64)>,
+    /// The newest row that is known.
+    newest: i64,
+    sending: JoinSet<(i64, Outcome)>,
+    backoff: Backoff,
+    /// Nothing is sent before this.
+    closed_until: Option<Instant>,
+    failures: BTreeSet<i64>,
+}
+
+/// Tells what there is to tell.
+pub(crate) async fn run(shared: Arc<Shared>, feed: Arc<FeedState>, until: Until) {
+    let mut outbox = Outbox {
+        shared,
+        feed,
+        due: BTreeSet::new(),
+        newest: 0,
+        sending: JoinSet::new(),
+        backoff: Backoff::new(AWAY.0, AWAY.1),
+        closed_until: None,
+        failures: BTreeSet::new(),
+    };
+    outbox.look().await;
+    loop {
+        let next = outbox.send_what_is_due();
+        let away = outbox.closed_until.is_some();
+        let idle = outbox.sending.is_empty();
+        if until == Until::Flushed && idle && (outbox.due.is_empty() || away) {
+            return;
+        }
+        tokio::select! {
+            Some(done) = outbox.sending.join_next() => {
+                if let Ok((seq, outcome)) = done {
+                    outbox.settle(seq, outcome);
+                }
+            }
+            () = outbox.feed.outbox_bell.notified() => outbox.look().await,
+            () = sleep_until(next) => outbox.closed_until = None,
+        }
+    }
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Outbox {
+    /// Looks for rows that are new.
+    async fn look(&mut self) {
+        match self
+            .shared
+            .store
+            .waiting(&self.feed.name, self.newest)
+            .await
+        {
+            Ok(rows) => {
+                let now = Instant::now();
+                self.newest = rows.last().copied().unwrap_or(self.newest);
+                self.due.extend(rows.into_iter().map(|seq| (now, seq)));
+            }
+            Err(StoreError::Gone) => {}
+            Err(error) => self.shared.trouble(Trouble::Store, chain(&error)),
+        }
+        // Somebody has reason to think that the feed can be told something.
+        self.closed_until = None;
+    }
+
+    /// Sends what may be sent, and says when there will be more.
+    fn send_what_is_due(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        if let Some(closed) = self.closed_until
+            && closed > now
+        {
+            return Some(closed);
+        }
+        // A feed that was away is asked with one before it gets all.
+        let abreast = if self.backoff.is_fresh() { ABREAST } else { 1 };
+        while self.sending.len() < abreast {
+            match self.due.first().copied() {
+                Some((at, _)) if at <= now => {
+                    if let Some((_, seq)) = self.due.pop_first() {
+                        let (shared, feed) = (Arc::clone(&self.shared), Arc::clone(&self.feed));
+                        self.sending
+                            .spawn(async move { (seq, send(&shared, &feed, seq).await) });
+                    }
+                }
+                Some((at, _)) => return Some(at),
+                None => return None,
+            }
+        }
+        None
+    }
+
+    fn settle(&mut self, seq: i64, outcome: Outcome) {
+        let now = Instant::now();
+        let trouble = Trouble::Outbox(self.feed.name.clone());
+        match outcome {
+            Outcome::Done => {
+                self.backoff.reset();
+                self.failures.remove(&seq);
+                if self.failures.is_empty() {
+                    self.shared.mended(&trouble);
+                }
+            }
+            Outcome::Smaller => {
+                self.due.insert((now, seq));
+            }
+            Outcome::Away(why) => {
+                self.failures.insert(seq);
+                self.closed_until = Some(now + self.backoff.next());
+                self.due.insert((now, seq));
+                self.shared.trouble(trouble, why);
+            }
+            Outcome::Stubborn(tries, why) => {
+                self.backoff.reset();
+                self.failures.insert(seq);
+                self.due
+                    .insert((now + after(tries, STUBBORN.0, STUBBORN.1), seq));
+                self.shared.trouble(trouble, why);
+            }
+            Outcome::Store(StoreError::Gone) => {}
+            Outcome::Store(error) => {
+                self.due.insert((now + STUBBORN.0, seq));
+                self.shared.trouble(Trouble::Store, chain(&error));
+            }
+        }
+    }
+}
+
+async fn send(shared: &Shared, feed: &FeedState, seq: i64) -> Outcome {
+    let parcel = match shared.store.send_off(seq).await {
+        Ok(Some(parcel)) => parcel,
+        // A newer job with its id has taken its place.
+        Ok(None) => return Outcome::Done,
+        Err(error) => return Outcome::Store(error),
+    };
+    let (job, build, tries) = (parcel.job, &*parcel.feed_job, parcel.tries);
+    let done = match feed.feed().report(build, parcel.body.clone()).await {
+        Answer::Known => "told",
+        Answer::KnownBefore if tries > 0 => "told by an earlier try",
+        Answer::KnownBefore => {
+            tracing::warn!(%job, feed = %feed.name, build, "the feed knows another end of it already");
+            "ended by somebody else"
+        }
+        Answer::Forgotten => "not known to the feed any more",
+        Answer::Refused => {
+            return Outcome::Away(
+                "the server refuses the token; results are kept until it takes one".to_owned(),
+            );
+        }
+        Answer::TooLarge => return shrink(shared, feed, seq, &parcel.body, tries).await,
+        Answer::Away(why) => return Outcome::Away(why),
+        Answer::Failed(why) if tries >= 3 && why.starts_with('4') => {
+            // What the server does not understand may be the log; the verdict alone is worth telling.
+            return match shrink(shared, feed, seq, &parcel.body, tries).await {
+                Outcome::Stubborn(tries, _) => Outcome::Stubborn(tries, why),
+                other => other,
+            };
+        }
+        Answer::Failed(why) => return Outcome::Stubborn(tries, why),
+    };
+    tracing::info!(%job, feed = %feed.name, build, "{done}");
+    shared.metrics.delivered(&feed.name);
+    match shared.store.delivered(seq).await {
+        Ok(()) => Outcome::Done,
+        Err(error) => Outcome::Store(error),
+    }
+}
+
+async fn shrink(shared: &Shared, feed: &FeedState, seq: i64, body: &str, tries: u32) -> Outcome {
+    match feed.feed().smaller(body) {
+        Some(less) => match shared.store.replace_body(seq, less).await {
+            Ok(()) => Outcome::Smaller,
+            Err(error) => Outcome::Store(error),
+        },
+        None => Outcome::Stubborn(
+            tries,
+            "the server says that the result is too large, even without a log".to_owned(),
+        ),
+    }
+}

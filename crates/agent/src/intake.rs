@@ -1,0 +1,204 @@
+//! Asking a feed for jobs, while there is a slot, room on the disk, and a host that can run them.
+//!
+//! Invariant: a job that was given away is recorded before anything else happens to it, and a request that may give one
+//! away is never given up half-way, whatever the agent is told meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bryo_model::{Stage, Verdict};
+
+use crate::backoff::{Backoff, jittered};
+use crate::error::chain;
+use crate::feed::{Ended, NoJob, Offer};
+use crate::shared::{FeedState, Phase, Shared, Trouble, lock, new_id, now_ms};
+use crate::store::{NewJob, Took};
+use crate::watermark::{self, Short};
+use crate::work::{self, Room, Taken};
+
+/// The longest wait for a server that is away.
+const AWAY: Duration = Duration::from_secs(60);
+
+/// Between two looks at a disk that is full.
+const SPACE: Duration = Duration::from_secs(10);
+
+/// Asks until the agent takes no more jobs.
+pub(crate) async fn run(shared: Arc<Shared>, feed: Arc<FeedState>) {
+    let mut backoff = Backoff::new(feed.poll(), AWAY.max(feed.poll()));
+    while let Some(room) = ready(&shared, &feed).await {
+        let wait = match feed.feed().claim().await {
+            Ok(offer) => {
+                feed.asked("a job");
+                shared.mended(&Trouble::Feed(feed.name.clone()));
+                feed.outbox_bell.notify_one();
+                backoff.reset();
+                take(&shared, &feed, offer, room).await;
+                continue;
+            }
+            Err(NoJob::Nothing) => {
+                feed.asked("nothing to do");
+                shared.mended(&Trouble::Feed(feed.name.clone()));
+                backoff.reset();
+                jittered(feed.poll())
+            }
+            Err(NoJob::Refused) => {
+                let text = "the server refuses the token; set a valid one and reload (SIGHUP)";
+                feed.asked(text);
+                shared.trouble(Trouble::Feed(feed.name.clone()), text);
+                backoff.next()
+            }
+            Err(NoJob::Away(why)) => {
+                feed.asked(&*why);
+                shared.trouble(Trouble::Feed(feed.name.clone()), why);
+                backoff.next()
+            }
+            Err(NoJob::Lost { feed_job, why }) => {
+                lost(&shared, &feed, feed_job, &why).await;
+                backoff.next()
+            }
+        };
+        drop(room);
+        pause(&shared, &feed, wait).await;
+    }
+}
+
+/// Waits until a job can be taken; `None` when none will be any more.
+async fn ready(shared: &Arc<Shared>, feed: &FeedState) -> Option<Room> {
+    loop {
+        let mut phase = shared.phase.subscribe();
+        let over = async {
+            let _ = phase.wait_for(|phase| phase.is_over()).await;
+        };
+        tokio::select! {
+            biased;
+            () = over => return None,
+            room = room(shared, feed) => {
+                // What held while one condition was waited for may hold no more.
+                if shared.phase() == Phase::Open && *shared.host.borrow() && counted(shared) {
+                    return Some(room);
+                }
+                if lock(&shared.quota).is_some_and(|left| left == 0) {
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+async fn room(shared: &Arc<Shared>, feed: &FeedState) -> Room {
+    let of_feed = feed.slots.take().await;
+    let of_all = shared.slots.take().await;
+    let _ = shared
+        .phase
+        .subscribe()
+        .wait_for(|phase| *phase == Phase::Open)
+        .await;
+    let _ = shared.host.subscribe().wait_for(|fit| *fit).await;
+    loop {
+        let marks = shared.settings().watermarks;
+        let Err(Short(text)) = watermark::look(&shared.places, &marks) else {
+            shared.mended(&Trouble::Space);
+            break;
+        };
+        shared.trouble(Trouble::Space, format!("no jobs are taken: {text}"));
+        tokio::time::sleep(SPACE).await;
+    }
+    // Every job writes to the store; only after a failure is it asked whether the next one could.
+    while shared.has(&Trouble::Store) {
+        match shared.store.probe().await {
+            Ok(()) => shared.mended(&Trouble::Store),
+            Err(error) => {
+                shared.trouble(Trouble::Store, chain(&error));
+                tokio::time::sleep(SPACE).await;
+            }
+        }
+    }
+    (of_feed, of_all)
+}
+
+/// Whether another job may be taken, where their number is bounded.
+fn counted(shared: &Shared) -> bool {
+    !matches!(*lock(&shared.quota), Some(0))
+}
+
+/// Waits for the next time to ask; shorter when there is something new to go by.
+async fn pause(shared: &Shared, feed: &FeedState, wait: Duration) {
+    let mut phase = shared.phase.subscribe();
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        () = feed.changed.notified() => {}
+        _ = phase.wait_for(|phase| phase.is_over()) => {}
+    }
+}
+
+async fn take(shared: &Arc<Shared>, feed: &Arc<FeedState>, offer: Offer, room: Room) {
+    let job = new_id();
+    let new = NewJob {
+        job,
+        feed: feed.name.clone(),
+        feed_job: offer.feed_job.clone(),
+        claim: offer.claim.clone(),
+        taken_ms: now_ms(),
+    };
+    match shared.store.take(new).await {
+        Ok(Took::Recorded) => {
+            shared.metrics.taken(&feed.name);
+            if let Some(left) = lock(&shared.quota).as_mut() {
+                *left = left.saturating_sub(1);
+            }
+            let attempt = job;
+            let taken = Taken {
+                job,
+                attempt,
+                offer,
+            };
+            work::start(shared, feed, taken, room);
+        }
+        Ok(Took::Already(other)) => {
+            tracing::warn!(job = %other, feed = %feed.name, build = offer.feed_job, "given away twice; it is being seen to");
+        }
+        Err(error) => work::give_back(shared, feed, &offer, &error).await,
+    }
+}
+
+/// A job may have been given away in an answer that cannot be read. One whose id is known is reported.
+async fn lost(shared: &Arc<Shared>, feed: &Arc<FeedState>, feed_job: Option<String>, why: &str) {
+    let text = format!("a job may have been given away in an answer that cannot be read: {why}");
+    feed.asked(&*text);
+    shared.metrics.lost(&feed.name);
+    let Some(feed_job) = feed_job else {
+        shared.trouble(Trouble::LostClaim(feed.name.clone()), text);
+        return;
+    };
+    tracing::warn!(feed = %feed.name, build = feed_job, "{text}; it is reported as failed");
+    let offer = Offer {
+        feed_job,
+        claim: "{}".to_owned(),
+    };
+    let job = new_id();
+    let new = NewJob {
+        job,
+        feed: feed.name.clone(),
+        feed_job: offer.feed_job.clone(),
+        claim: offer.claim.clone(),
+        taken_ms: now_ms(),
+    };
+    match shared.store.take(new).await {
+        Ok(Took::Recorded) => {
+            let why = format!("the agent could not read what the server said of the build: {why}");
+            let stage = Stage::Fetch;
+            let ended = Ended::Without { stage, why: &why };
+            let body = feed.feed().body(&offer.feed_job, ended);
+            let taken = Taken {
+                job,
+                attempt: job,
+                offer,
+            };
+            let verdict = Verdict::Infrastructure(why.clone());
+            work::end(shared, feed, &taken, &verdict, None, body).await;
+        }
+        // It runs: the server has said its id in an answer that was no claim.
+        Ok(Took::Already(_)) => {}
+        Err(error) => work::give_back(shared, feed, &offer, &error).await,
+    }
+}

@@ -1,0 +1,45 @@
+//! What the service manager is told (sd_notify(3)). Where there is none, nothing happens.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// The agent takes jobs, or would if it could.
+pub(crate) fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// The agent reads its settings anew. systemd wants the time at which that began.
+pub(crate) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(_) => tell(&[NotifyState::Reloading]),
+    }
+}
+
+/// It comes to its end, and that may take so long.
+pub(crate) fn stopping(at_most: Duration) {
+    let usec = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
+    tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(usec)]);
+}
+
+/// What it is about, in one line.
+pub(crate) fn status(text: &str) {
+    tell(&[NotifyState::Status(text)]);
+}
+
+/// It is alive.
+pub(crate) fn alive() {
+    tell(&[NotifyState::Watchdog]);
+}
+
+/// How often it must say so, if it must.
+pub(crate) fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|limit| limit / 2)
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager could not be told");
+    }
+}

@@ -1,0 +1,199 @@
+//! What must survive: jobs taken, and results that a feed does not know yet.
+//!
+//! One thread owns the database; everybody else hands it closures over a transaction. A closure that fails changes
+//! nothing.
+//!
+//! ```text
+//! jobs      taken ──> begun ──> ended ──(outbox row gone)──> delivered ──(history)──> forgotten
+//! outbox    one row for each job that has ended and whose result its feed does not know yet
+//! ```
+//!
+//! Invariants:
+//! - a job is in the database, and on the disk, before anything is begun for it;
+//! - a job ends and its result enters the outbox in one transaction, on the disk before anybody is told;
+//! - a row leaves the outbox only when its feed knows the result.
+//!
+//! *Two durabilities.* What must not be lost is synced to disk ([`Durability::Disk`]). Marks that only make a message
+//! better (how far an attempt came) survive the death of the process, and need not survive that of the machine.
+//!
+//! No decision depends on a time that is stored: clocks jump.
+
+mod jobs;
+mod outbox;
+mod schema;
+
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::oneshot;
+
+pub(crate) use jobs::{Ending, JobRow, NewJob, Record, Took};
+
+/// The database could not do what was asked; nothing of it was done.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk or the quota is full.
+    #[error("the disk with the agent's state is full; free some space there")]
+    Full(#[source] rusqlite::Error),
+    /// It was made by a later version.
+    #[error(
+        "the agent's state was written by a later version of bryo (format {found}, this one knows {known}); use that version"
+    )]
+    Later {
+        /// The format that was found.
+        found: u32,
+        /// The newest one that this code knows.
+        known: u32,
+    },
+    /// SQLite refused.
+    #[error("could not {doing} the agent's state")]
+    Sqlite {
+        /// An infinitive: "open", "write".
+        doing: &'static str,
+        /// Its reason.
+        source: rusqlite::Error,
+    },
+    /// The thread that owns the database has ended.
+    #[error("the keeper of the agent's state is gone")]
+    Gone,
+}
+
+impl StoreError {
+    fn of(doing: &'static str, source: rusqlite::Error) -> Self {
+        match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full(source),
+            _ => Self::Sqlite { doing, source },
+        }
+    }
+}
+
+/// What a change must survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// The machine losing power.
+    Disk,
+    /// The process being killed.
+    Process,
+}
+
+type Task = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// The database. Cloning gives another handle; the thread ends with the last one.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    tasks: mpsc::Sender<Task>,
+}
+
+/// The thread that owns the database.
+#[derive(Debug)]
+pub(crate) struct Keeper(JoinHandle<()>);
+
+impl Keeper {
+    /// Waits until everything that was handed over is done. All handles must be gone.
+    pub(crate) fn join(self) {
+        let _ = self.0.join();
+    }
+}
+
+impl Store {
+    /// Opens the database in this file, makes it where there is none, and brings it to the newest format.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Keeper), StoreError> {
+        let failed = |e| StoreError::of("open", e);
+        // No mutex: one thread alone has the connection.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+        connection
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+                 PRAGMA cache_size = -512; PRAGMA busy_timeout = 5000;",
+            )
+            .map_err(failed)?;
+        schema::migrate(&mut connection)?;
+        let (tasks, inbox) = mpsc::channel::<Task>();
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                for task in inbox {
+                    task(&mut connection);
+                }
+            })
+            .map_err(|_| StoreError::Gone)?;
+        Ok((Self { tasks }, Keeper(thread)))
+    }
+
+    /// Lets `work` have a transaction. It is committed if `work` succeeds, and durable when this returns. Dropping the
+    /// future does not stop what was begun.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, result) = oneshot::channel();
+        let task = move |connection: &mut Connection| {
+            let done =
+                transact(connection, durability, work).map_err(|e| StoreError::of("write", e));
+            let _ = answer.send(done);
+        };
+        self.tasks
+            .send(Box::new(task))
+            .map_err(|_| StoreError::Gone)?;
+        result.await.map_err(|_| StoreError::Gone)?
+    }
+
+    /// The same for what is only good to know: nobody waits for it, and its failure changes nothing.
+    fn post(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()> + Send + 'static) {
+        let task = move |connection: &mut Connection| {
+            if let Err(error) = transact(connection, Durability::Process, work) {
+                tracing::debug!(%error, "could not note how far a job came");
+            }
+        };
+        let _ = self.tasks.send(Box::new(task));
+    }
+
+    /// Whether there is room for another record.
+    pub(crate) async fn probe(&self) -> Result<(), StoreError> {
+        self.change(Durability::Process, |tx| {
+            tx.execute("UPDATE probe SET n = n + 1", []).map(drop)
+        })
+        .await
+    }
+
+    /// The same for looking only.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, result) = oneshot::channel();
+        let task = move |connection: &mut Connection| {
+            let _ = answer.send(work(connection).map_err(|e| StoreError::of("read", e)));
+        };
+        self.tasks
+            .send(Box::new(task))
+            .map_err(|_| StoreError::Gone)?;
+        result.await.map_err(|_| StoreError::Gone)?
+    }
+}
+
+fn transact<T>(
+    connection: &mut Connection,
+    durability: Durability,
+    work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    // In WAL mode `NORMAL` leaves a commit to the kernel, `FULL` waits for the disk. https://sqlite.org/wal.html
+    connection.execute_batch(match durability {
+        Durability::Disk => "PRAGMA synchronous = FULL",
+        Durability::Process => "PRAGMA synchronous = NORMAL",
+    })?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let value = work(&transaction)?;
+    transaction.commit()?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! One job, from its record to the record of its end.
+//!
+//! Invariant: whatever happens here, the task ends with the job's end in the store, or with the process.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bryo_depot::Depot;
+use bryo_engine::{Control, run_attempt};
+use bryo_model::{Event, Failure, JobId, Stage, Verdict};
+use tokio::sync::mpsc;
+
+use crate::backoff::Backoff;
+use crate::error::chain;
+use crate::feed::{Answer, Ended, Offer};
+use crate::job_log::JobLog;
+use crate::policy::{Accepted, Granting, Refusal, run_timeout};
+use crate::shared::{FeedState, Phase, Running, Shared, Trouble, lock, now_ms};
+use crate::slots::Slot;
+use crate::store::{Ending, StoreError};
+
+/// Events in flight between the engine and the log: pieces of output of at most 64 KiB each.
+const EVENTS: usize = 16;
+
+/// Between two tries to write to a disk that is full.
+const DISK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// A job that is recorded.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) job: JobId,
+    /// The id of its next attempt.
+    pub(crate) attempt: JobId,
+    pub(crate) offer: Offer,
+}
+
+/// The slots that a job has; free again when its end is recorded.
+pub(crate) type Room = (Slot, Slot);
+
+/// Sees to a recorded job in a task of its own.
+pub(crate) fn start(shared: &Arc<Shared>, feed: &Arc<FeedState>, taken: Taken, room: Room) {
+    let (shared, feed) = (Arc::clone(shared), Arc::clone(feed));
+    let tracker = shared.workers.clone();
+    tracker.spawn(async move {
+        let control = register(&shared, &feed, &taken);
+        Box::pin(see_to(&shared, &feed, &taken, &control)).await;
+        lock(&shared.running).remove(&taken.job);
+        drop(room);
+    });
+}
+
+fn register(shared: &Shared, feed: &FeedState, taken: &Taken) -> Control {
+    let control = Control::new();
+    let running = Running {
+        control: control.clone(),
+        feed: feed.name.clone(),
+        feed_job: taken.offer.feed_job.clone(),
+        title: feed.feed().title(&taken.offer),
+        stage: None,
+        since: Instant::now(),
+    };
+    tracing::info!(job = %taken.job, feed = %feed.name, build = running.feed_job, "taken: {}", running.title);
+    lock(&shared.running).insert(taken.job, running);
+    if shared.phase() == Phase::Stopping {
+        control.cancel();
+    }
+    control
+}
+
+async fn see_to(shared: &Arc<Shared>, feed: &Arc<FeedState>, taken: &Taken, control: &Control) {
+    let settings = shared.settings();
+    let granting = Granting {
+        policy: &settings.jobs,
+        attempt: taken.attempt,
+    };
+    match feed.feed().job(&granting, &taken.offer) {
+        Ok(accepted) => attempt(shared, feed, taken, accepted, control).await,
+        Err(Refusal { stage, why }) => {
+            let verdict = Verdict::Failed(Failure::SourceMissing(why.clone()));
+            let body = feed
+                .feed()
+                .body(&taken.offer.feed_job, Ended::Without { stage, why: &why });
+            end(shared, feed, taken, &verdict, None, body).await;
+        }
+    }
+}
+
+async fn attempt(
+    shared: &Arc<Shared>,
+    feed: &Arc<FeedState>,
+    taken: &Taken,
+    accepted: Accepted,
+    control: &Control,
+) {
+    let Accepted { spec, prefix } = accepted;
+    // Two builds of one version are published in the order in which they were taken, and never mixed.
+    let _turn = shared.turns.turn(&prefix.to_string()).await;
+    if let Err(error) = shared.store.begin(taken.job).await {
+        // The record says that nothing was begun; the worst is that it is begun again after a crash.
+        shared.trouble(Trouble::Store, chain(&error));
+    }
+    let (sender, events) = mpsc::channel(EVENTS);
+    let listener = tokio::spawn(listen(Arc::clone(shared), taken.job, events));
+    let depot = Depot::S3(shared.depot().target(prefix));
+    let attempt = run_attempt(&spec, depot, &shared.engine, control, sender);
+    let (verdict, report) = Box::pin(attempt).await;
+    let log = listener.await.unwrap_or_default();
+    for left in &report.leftovers {
+        shared.trouble(Trouble::Leftovers, left.clone());
+    }
+    shared.metrics.ended(&feed.name, &verdict, &report);
+    let ended = Ended::Attempt {
+        verdict: &verdict,
+        report: &report,
+        log,
+        run_timeout: run_timeout(&spec.limits),
+    };
+    let body = feed.feed().body(&taken.offer.feed_job, ended);
+    let report = serde_json::to_string(&report).ok();
+    end(shared, feed, taken, &verdict, report, body).await;
+}
+
+/// Collects the log, and keeps up to date what people see.
+async fn listen(shared: Arc<Shared>, job: JobId, mut events: mpsc::Receiver<Event>) -> String {
+    let mut log = JobLog::default();
+    while let Some(event) = events.recv().await {
+        match &event {
+            Event::StageBegan(stage) => {
+                if let Some(running) = lock(&shared.running).get_mut(&job) {
+                    running.stage = Some(*stage);
+                }
+                shared.store.note_progress(job, stage.to_string());
+                tracing::debug!(%job, %stage, "stage began");
+            }
+            Event::StageEnded { stage, took, .. } => shared.metrics.stage(*stage, *took),
+            Event::Notice(notice) => tracing::debug!(%job, "{}", notice.0),
+            Event::Progress(..) | Event::Log(_) => {}
+        }
+        log.take(&event);
+    }
+    log.into_text()
+}
+
+/// Records the end, however long that takes, and has the feed told.
+pub(crate) async fn end(
+    shared: &Arc<Shared>,
+    feed: &Arc<FeedState>,
+    taken: &Taken,
+    verdict: &Verdict,
+    report: Option<String>,
+    body: String,
+) {
+    let reason = verdict.reason();
+    let why = reason.as_deref().unwrap_or_default();
+    tracing::info!(job = %taken.job, feed = %feed.name, build = taken.offer.feed_job, verdict = verdict.word(), "ended: {} {why}", verdict.word());
+    let ending = Ending {
+        job: taken.job,
+        ended_ms: now_ms(),
+        verdict: verdict.word().to_owned(),
+        reason,
+        report,
+        body,
+    };
+    record_end(shared, feed, &taken.offer.feed_job, ending).await;
+    if matches!(verdict, Verdict::Infrastructure(_)) {
+        // It may not have been the job's bad luck alone: the next one is taken when the host was looked at again.
+        shared.host.send_replace(false);
+    }
+    *lock(&shared.last_verdict) = Some(verdict.clone());
+}
+
+/// While the disk is full the feed is told from memory: what it knows cannot be lost any more.
+async fn record_end(
+    shared: &Arc<Shared>,
+    feed: &Arc<FeedState>,
+    feed_job: &str,
+    mut ending: Ending,
+) {
+    let mut backoff = Backoff::new(DISK.0, DISK.1);
+    let mut told = false;
+    loop {
+        match shared.store.end(ending.clone()).await {
+            Ok(()) => break,
+            Err(StoreError::Gone) => return,
+            Err(error) => shared.trouble(Trouble::Store, chain(&error)),
+        }
+        if !told {
+            told = tell(feed, feed_job, &mut ending.body).await;
+        }
+        tokio::time::sleep(backoff.next()).await;
+    }
+    shared.mended(&Trouble::Store);
+    feed.outbox_bell.notify_one();
+}
+
+/// Whether the feed knows the result now.
+async fn tell(feed: &FeedState, feed_job: &str, body: &mut String) -> bool {
+    match feed.feed().report(feed_job, body.clone()).await {
+        Answer::Known | Answer::KnownBefore | Answer::Forgotten => true,
+        Answer::TooLarge => {
+            if let Some(less) = feed.feed().smaller(body) {
+                *body = less;
+            }
+            false
+        }
+        Answer::Refused | Answer::Away(_) | Answer::Failed(_) => false,
+    }
+}
+
+/// A job that was given away to us and cannot be recorded: its feed is told that it failed, until it knows.
+pub(crate) async fn give_back(
+    shared: &Arc<Shared>,
+    feed: &Arc<FeedState>,
+    offer: &Offer,
+    why: &StoreError,
+) {
+    shared.trouble(Trouble::Store, chain(why));
+    let why = format!("the agent could not record the build: {}", chain(why));
+    let stage = Stage::Fetch;
+    let mut body = feed
+        .feed()
+        .body(&offer.feed_job, Ended::Without { stage, why: &why });
+    let mut backoff = Backoff::new(DISK.0, DISK.1);
+    while !tell(feed, &offer.feed_job, &mut body).await {
+        tokio::time::sleep(backoff.next()).await;
+    }
+}

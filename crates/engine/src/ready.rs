@@ -1,0 +1,54 @@
+//! The host looked at before there is a job: an agent must not take jobs that cannot run.
+
+use bryo_model::{NetworkMode, RuntimeKind};
+use bryo_sandbox::{Runtime, SandboxError};
+
+use crate::cause::chain;
+use crate::engine::Engine;
+use crate::work;
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// How sandboxes will be made.
+    pub runtime: RuntimeKind,
+    /// How many attempts that were killed had left something, which is removed.
+    pub swept: u32,
+    /// What of it could not be removed.
+    pub left: Option<String>,
+}
+
+/// The host cannot run jobs; the text says what is missing and how to get it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotReady(String);
+
+impl From<SandboxError> for NotReady {
+    fn from(error: SandboxError) -> Self {
+        Self(chain(&error))
+    }
+}
+
+impl Engine {
+    /// Starts what all attempts share, chooses the runtime for jobs with this network, and removes what attempts that
+    /// were killed have left. The first attempt then finds everything there.
+    ///
+    /// # Errors
+    ///
+    /// When the host lacks something.
+    pub async fn prepare(&self, network: NetworkMode) -> Result<Prepared, NotReady> {
+        let settings = self.settings();
+        let host = self.hosts().get().await?;
+        let runtime = Runtime::choose(&host, settings.runtime, network, &settings.places).await?;
+        runtime.check_apparmor(settings.apparmor.as_deref())?;
+        let (swept, left) = match work::sweep(&settings.work, &host, &runtime).await {
+            Ok(swept) => (swept, None),
+            Err(error) => (0, Some(chain(&error))),
+        };
+        Ok(Prepared {
+            runtime: runtime.kind(),
+            swept,
+            left,
+        })
+    }
+}
