@@ -13,14 +13,14 @@ pub(crate) struct Key {
     /// What its values are.
     pub(crate) kind: Kind,
     /// What holds where nobody says anything.
-    pub(crate) default: Default,
+    pub(crate) default: Usual,
     /// The environment variable that says the same.
     pub(crate) variable: Option<&'static str>,
 }
 
 /// What holds where nobody says anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Default {
+pub(crate) enum Usual {
     /// This value, in the form that an environment variable has.
     Is(&'static str),
     /// Something that is found out on the host; the text says how.
@@ -33,7 +33,7 @@ pub(crate) enum Default {
 const WAYS: [&str; 3] = ["-file", "-credential", "-env"];
 
 impl Key {
-    const fn new(path: &'static str, kind: Kind, default: Default) -> Self {
+    const fn new(path: &'static str, kind: Kind, default: Usual) -> Self {
         Self {
             path,
             kind,
@@ -54,7 +54,9 @@ impl Key {
 
     /// Its own name in that table.
     pub(crate) fn word(&self) -> &'static str {
-        self.path.rsplit_once('.').map_or(self.path, |(_, word)| word)
+        self.path
+            .rsplit_once('.')
+            .map_or(self.path, |(_, word)| word)
     }
 
     /// Keys of one group say the same thing in different ways, so that one of them is enough and two are too many.
@@ -71,7 +73,7 @@ impl Key {
     }
 }
 
-use Default::{Absent, Found, Is};
+use Usual::{Absent, Found, Is};
 
 /// Names of stages, in their order, with the keys of their bounds.
 pub(crate) const STAGES: [&Key; 5] = [

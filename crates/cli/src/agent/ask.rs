@@ -1,0 +1,59 @@
+//! The commands for an agent that runs: one request over its control socket, one answer.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::answer;
+use crate::args::{AskArgs, Verb};
+use crate::config::{self, About, Reader};
+use crate::exit_code::Exit;
+use crate::seam::control::{self, Request};
+use crate::{directories, terminal};
+
+/// Asks, and prints the answer.
+pub(super) fn main(verb: Verb) -> Exit {
+    let (request, args) = match verb {
+        Verb::Pause(args) => (Request::Pause, args),
+        Verb::Resume(args) => (Request::Resume, args),
+        Verb::Drain(args) => (Request::Drain, args),
+        Verb::Status(args) => (Request::Status, args),
+        Verb::Jobs(args) => (Request::Jobs, args),
+    };
+    let socket = match socket(&args) {
+        Ok(socket) => socket,
+        Err(error) => {
+            terminal::complain(&format!("{error:#}"));
+            return Exit::Usage;
+        }
+    };
+    match asked(&socket, request, args.json) {
+        Ok(()) => Exit::Succeeded,
+        Err(error) => {
+            terminal::complain(&format!("{error:#}"));
+            Exit::OurFailure
+        }
+    }
+}
+
+fn asked(socket: &std::path::Path, request: Request, json: bool) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start")?;
+    let response = runtime.block_on(control::ask(socket, request))?;
+    answer::print(&response, json).context("could not print the answer")
+}
+
+/// Mistakes elsewhere in the configuration do not keep anybody from asking an agent that runs; they are told.
+fn socket(args: &AskArgs) -> Result<PathBuf> {
+    let around = directories::surroundings()?;
+    let loaded = config::load(About::Ask, &around, args.config.as_deref(), args.flags());
+    let secrets = around.secrets(false);
+    let mut reader = Reader::new(&loaded.merged, &secrets);
+    let socket = reader.control(&around.places);
+    for problem in loaded.problems.iter().chain(&reader.problems) {
+        terminal::complain(&problem.to_string());
+    }
+    socket.context("there is neither HOME nor XDG_STATE_HOME; say --control SOCKET")
+}
