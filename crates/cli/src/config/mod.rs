@@ -24,6 +24,8 @@ mod kind;
 mod merged;
 mod settings;
 mod show;
+#[cfg(test)]
+mod tests;
 mod toml_file;
 
 use std::path::{Path, PathBuf};
