@@ -21,7 +21,7 @@ const FLOORS: [(&str, u8); 9] = [
 ];
 
 /// Heavy dependencies, and the only crates that may name them.
-const CONTAINED: [(&str, &[&str]); 11] = [
+const CONTAINED: [(&str, &[&str]); 14] = [
     ("git2", &["bryo-source"]),
     ("hyper", &["bryo-sandbox"]),
     ("hyper-util", &["bryo-sandbox"]),
@@ -33,6 +33,9 @@ const CONTAINED: [(&str, &[&str]); 11] = [
     ("reqwest", &["bryo-depot"]),
     ("clap", &["bryo"]),
     ("anyhow", &["bryo"]),
+    ("toml", &["bryo"]),
+    ("tracing-subscriber", &["bryo"]),
+    ("tracing-journald", &["bryo"]),
 ];
 
 fn dependencies() -> BTreeMap<String, Vec<String>> {
