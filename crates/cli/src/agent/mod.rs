@@ -75,6 +75,12 @@ fn started(config: AgentConfig, args: WorkArgs) -> Result<Exit> {
         let (sender, orders) = mpsc::channel(ORDERS);
         let (once, max_wait) = (args.once, args.max_wait);
         orders::listen(sender, args).context("could not listen for signals")?;
+        tracing::info!(
+            state = %agent.state.display(),
+            slots = agent.slots,
+            feeds = agent.feeds.len(),
+            "the agent begins"
+        );
         let engine = Engine::new(engine);
         if once {
             let verdict = Agent::once(agent, engine, orders, max_wait).await?;

@@ -82,6 +82,24 @@ fn the_documented_file_has_every_key_with_its_real_default() {
     }
 }
 
+#[test]
+fn every_key_and_variable_stands_in_the_documentation() {
+    let page = include_str!("../../../../docs/configuration.md");
+    for key in ALL {
+        let ways = ["-file", "-credential", "-env"];
+        let secret = ways.iter().any(|way| key.path.ends_with(way));
+        let said = |word: &str| page.contains(&format!("`{word}`"));
+        assert!(
+            secret || key.word() == "*" || said(key.word()),
+            "{}",
+            key.path
+        );
+        let table = key.table().replace('*', "NAME");
+        assert!(said(&format!("[{table}]")), "{table}");
+        assert!(key.variable.is_none_or(said), "{:?}", key.variable);
+    }
+}
+
 struct Case {
     dir: tempfile::TempDir,
     variables: Vec<(&'static str, String)>,
