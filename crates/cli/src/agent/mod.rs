@@ -50,7 +50,12 @@ fn work(args: WorkArgs) -> Exit {
     match started(config, args) {
         Ok(exit) => exit,
         Err(error) => {
-            tracing::error!("{error:#}");
+            // Why it ended is told in any case.
+            if tracing::enabled!(tracing::Level::ERROR) {
+                tracing::error!("{error:#}");
+            } else {
+                terminal::complain(&format!("{error:#}"));
+            }
             Exit::OurFailure
         }
     }
@@ -74,7 +79,7 @@ fn started(config: AgentConfig, args: WorkArgs) -> Result<Exit> {
             .extend(control_plane::destinations(&control_plane).await);
         let (sender, orders) = mpsc::channel(ORDERS);
         let (once, max_wait) = (args.once, args.max_wait);
-        orders::listen(sender, args).context("could not listen for signals")?;
+        orders::listen(sender, args, control_plane).context("could not listen for signals")?;
         tracing::info!(
             state = %agent.state.display(),
             slots = agent.slots,

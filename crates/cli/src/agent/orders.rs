@@ -6,15 +6,20 @@ use tokio::sync::mpsc::Sender;
 
 use super::configuration;
 use crate::args::WorkArgs;
+use crate::config::Address;
 use crate::seam::Order;
 use crate::signals;
 
-/// Listens for as long as the program runs.
+/// Listens for as long as the program runs. `closed` are the servers that jobs cannot reach.
 ///
 /// # Errors
 ///
 /// When the system does not let us listen.
-pub(super) fn listen(orders: Sender<Order>, args: WorkArgs) -> std::io::Result<()> {
+pub(super) fn listen(
+    orders: Sender<Order>,
+    args: WorkArgs,
+    closed: Vec<Address>,
+) -> std::io::Result<()> {
     if let Some(terminate) = listened(SignalKind::terminate())? {
         on(terminate, orders.clone(), |_| Order::Drain);
     }
@@ -24,7 +29,7 @@ pub(super) fn listen(orders: Sender<Order>, args: WorkArgs) -> std::io::Result<(
         });
     }
     if let Some(hangup) = listened(SignalKind::hangup())? {
-        on(hangup, orders, move |_| reload(&args));
+        on(hangup, orders, move |_| reload(&args, &closed));
     }
     Ok(())
 }
@@ -52,9 +57,20 @@ fn on(mut signals: Signal, orders: Sender<Order>, order: impl Fn(u64) -> Order +
 }
 
 /// What cannot be used changes nothing: the agent goes on with what it has.
-fn reload(args: &WorkArgs) -> Order {
+fn reload(args: &WorkArgs, closed: &[Address]) -> Order {
     match configuration(args.config.as_deref(), args.flags()) {
-        Ok(Ok((config, _))) => Order::Reload(Box::new(config.agent)),
+        Ok(Ok((config, _))) => match config
+            .control_plane
+            .iter()
+            .find(|server| !closed.iter().any(|known| known.is_at(server)))
+        {
+            // What is closed to jobs is part of the engine, which stays as it is.
+            Some(new) => Order::ReloadFailed(format!(
+                "{} is a new server; restart the agent, so that jobs cannot reach it",
+                new.text()
+            )),
+            None => Order::Reload(Box::new(config.agent)),
+        },
         Ok(Err(problems)) => {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
             Order::ReloadFailed(problems.join("\n"))

@@ -65,6 +65,11 @@ impl Address {
         &self.host
     }
 
+    /// Whether both are the same server.
+    pub(crate) fn is_at(&self, other: &Self) -> bool {
+        self.host == other.host && self.port == other.port
+    }
+
     /// The port that is meant.
     pub(crate) const fn port(&self) -> u16 {
         self.port

@@ -15,6 +15,7 @@
 //! It refuses to stop at the first mistake, to ignore what it does not know, and to repeat a secret.
 
 mod address;
+mod doc_thor;
 mod environment;
 mod files;
 mod flags;
@@ -136,7 +137,7 @@ pub(crate) fn load(
         home,
     };
     let theirs = match about {
-        About::Run | About::Ask => environment::DocThor::default(),
+        About::Run | About::Ask => doc_thor::DocThor::default(),
         About::Agent => {
             let said = || found.fragments.iter().flat_map(fragment::Fragment::entries);
             let mut feeds: Vec<&str> = said()
@@ -147,7 +148,7 @@ pub(crate) fn load(
             feeds.dedup();
             let named = said().filter(|e| e.key.kind == kind::Kind::Variable);
             let named: Vec<&str> = named.filter_map(|e| e.value.text()).collect();
-            environment::doc_thor(&around.environment, base, &feeds, &named)
+            doc_thor::read(&around.environment, base, &feeds, &named)
         }
     };
     let (own, problems) = environment::own(&around.environment, base, |key| about.reads(key));

@@ -193,6 +193,10 @@ impl Reader<'_> {
 
 /// The text without one line feed at its end, which editors put there.
 fn read(file: &Path) -> Result<String, String> {
+    // What never ends, and what waits for a writer, is no secret.
+    if !file.metadata().map_err(|e| e.to_string())?.is_file() {
+        return Err("not a regular file".to_owned());
+    }
     let text = std::fs::read_to_string(file).map_err(|e| e.to_string())?;
     Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
 }
