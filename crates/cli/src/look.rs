@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::args::{ConfigArgs, ConfigCommand, ShowArgs};
-use crate::config::{self, About, Flags, Loaded, Reader, Surroundings};
+use crate::config::{self, About, Flags, Loaded, Surroundings};
 use crate::exit_code::Exit;
 use crate::{directories, terminal};
 
@@ -31,7 +31,7 @@ fn check(around: &Surroundings, named: Option<&Path>) -> Exit {
     let loaded = load(around, named);
     // From a shell: credentials and variables of the service are not here, and that is no mistake.
     let secrets = around.secrets(false);
-    let mut reader = Reader::new(&loaded.merged, &secrets);
+    let mut reader = around.reader(&loaded, &secrets);
     if loaded.has_agent() {
         let _ = reader.agent(&around.places, &around.file_to_write(named));
     } else {
@@ -47,7 +47,7 @@ fn check(around: &Surroundings, named: Option<&Path>) -> Exit {
     for file in &loaded.read {
         text.push_str(&format!("read {}\n", file.display()));
     }
-    let problems = [loaded.problems, reader.problems].concat();
+    let problems = reader.problems;
     for problem in &problems {
         terminal::complain(&problem.to_string());
     }
@@ -69,9 +69,9 @@ fn show(around: &Surroundings, args: &ShowArgs) -> Exit {
         terminal::complain(&problem.to_string());
     }
     let text = if args.json {
-        format!("{}\n", loaded.show_json())
+        format!("{}\n", loaded.show_json(&around.places))
     } else {
-        loaded.show()
+        loaded.show(&around.places)
     };
     match (print(&text), loaded.problems.is_empty()) {
         (Exit::Succeeded, false) => Exit::Usage,

@@ -14,7 +14,7 @@ use bryo_model::{
 use tokio::sync::mpsc;
 
 use crate::args::RunArgs;
-use crate::config::{self, About, Problem, Reader, Surroundings};
+use crate::config::{self, About, Problem, Surroundings};
 use crate::exit_code::Exit;
 use crate::terminal::Screen;
 use crate::{directories, signals, terminal};
@@ -126,9 +126,9 @@ fn settings(args: &RunArgs, around: &Surroundings) -> Result<Settings, Refused> 
         terminal::complain(note);
     }
     let places = around.secrets(true);
-    let mut reader = Reader::new(&loaded.merged, &places);
+    let mut reader = around.reader(&loaded, &places);
     let settings = reader.host(&around.places);
-    let problems = [loaded.problems, reader.problems].concat();
+    let problems = reader.problems;
     match settings {
         Some(settings) if problems.is_empty() => Ok(settings),
         _ => Err(Refused::Problems(problems)),

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::answer;
 use crate::args::{AskArgs, Verb};
-use crate::config::{self, About, Reader};
+use crate::config::{self, About};
 use crate::exit_code::Exit;
 use crate::seam::control::{self, Request};
 use crate::{directories, terminal};
@@ -50,9 +50,9 @@ fn socket(args: &AskArgs) -> Result<PathBuf> {
     let around = directories::surroundings()?;
     let loaded = config::load(About::Ask, &around, args.config.as_deref(), args.flags());
     let secrets = around.secrets(false);
-    let mut reader = Reader::new(&loaded.merged, &secrets);
-    let socket = reader.control(&around.places);
-    for problem in loaded.problems.iter().chain(&reader.problems) {
+    let mut reader = around.reader(&loaded, &secrets);
+    let socket = reader.control();
+    for problem in &reader.problems {
         terminal::complain(&problem.to_string());
     }
     socket.context("there is neither HOME nor XDG_STATE_HOME; say --control SOCKET")

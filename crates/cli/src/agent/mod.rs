@@ -13,7 +13,7 @@ use bryo_engine::Engine;
 use tokio::sync::mpsc;
 
 use crate::args::{AgentArgs, WorkArgs};
-use crate::config::{self, About, AgentConfig, Flags, Problem, Reader};
+use crate::config::{self, About, AgentConfig, Flags, Problem};
 use crate::exit_code::Exit;
 use crate::seam::Agent;
 use crate::{directories, log, terminal};
@@ -106,10 +106,10 @@ fn configuration(
     let around = directories::surroundings()?;
     let loaded = config::load(About::Agent, &around, named, flags);
     let secrets = around.secrets(true);
-    let mut reader = Reader::new(&loaded.merged, &secrets);
+    let mut reader = around.reader(&loaded, &secrets);
     let config = reader.agent(&around.places, &around.file_to_write(named));
     let levels = reader.log();
-    let problems = [loaded.problems, reader.problems].concat();
+    let problems = reader.problems;
     Ok(match config {
         Some(config) if problems.is_empty() => Ok((config, levels)),
         _ => Err(problems),

@@ -26,11 +26,11 @@ pub(crate) struct HostArgs {
     closed: Option<Vec<Destination>>,
 
     /// Let the job connect to this host's own addresses, loopback excepted [env: BRYO_REACH_HOST]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), help_heading = NETWORK)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true, help_heading = NETWORK)]
     reach_host: Option<bool>,
 
     /// Give jobs that want a network this host's own: nothing above holds then [env: BRYO_HOST_NETWORK]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), help_heading = NETWORK)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true, help_heading = NETWORK)]
     host_network: Option<bool>,
 
     /// Certificates that the job trusts, one PEM file [env: BRYO_CA_BUNDLE]
@@ -38,12 +38,12 @@ pub(crate) struct HostArgs {
     ca_bundle: Option<PathBuf>,
 
     /// Pass http_proxy, https_proxy, all_proxy and no_proxy on to the job [env: BRYO_PASS_PROXY]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), help_heading = NETWORK)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true, help_heading = NETWORK)]
     pass_proxy: Option<bool>,
 
     /// Give each job that runs at the same time subordinate ids of its own; needs 65536 for each, and as many that are
     /// shared [env: BRYO_OWN_IDS]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), help_heading = HOST)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true, help_heading = HOST)]
     own_ids: Option<bool>,
 
     /// AppArmor profile of the job; it must be loaded [env: BRYO_APPARMOR_PROFILE]
@@ -59,7 +59,7 @@ pub(crate) struct HostArgs {
     authfile: Option<PathBuf>,
 
     /// Speak plain HTTP to the registry, or HTTPS without checking who answers
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), help_heading = HOST)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true, help_heading = HOST)]
     plain_http: Option<bool>,
 
     /// Where mirrors, checkouts and images are kept [default: $XDG_CACHE_HOME/bryo] [env: BRYO_CACHE_DIR]

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::fragment::{Entry, Fragment, Origin};
-use super::keys::{self, Key, Usual};
-use super::kind::{Base, Value};
+use super::fragment::{Entry, Fragment};
+use super::keys::Key;
 
 /// Values by key and name.
 #[derive(Clone, Debug, Default)]
@@ -51,61 +50,13 @@ impl Merged {
             .map(|entry| entry.name.as_str())
             .collect()
     }
-
-    /// All that holds, in the order of the keys: what was said, and the defaults of what was not.
-    pub(crate) fn all(&self) -> Vec<Entry> {
-        let mut out = Vec::new();
-        let mut tables: Vec<&str> = Vec::new();
-        for key in keys::ALL {
-            if !tables.contains(&key.table()) {
-                tables.push(key.table());
-            }
-        }
-        for table in tables {
-            let keys: Vec<&'static Key> = keys::ALL
-                .iter()
-                .copied()
-                .filter(|key| key.table() == table)
-                .collect();
-            let names = match table.strip_suffix(".*") {
-                Some(above) => self.names(above),
-                None if keys.iter().any(|key| key.word() == "*") => self.names(table),
-                None => BTreeSet::from([""]),
-            };
-            for name in names {
-                out.extend(keys.iter().filter_map(|key| {
-                    self.said(key, name).cloned().or_else(|| default(key, name))
-                }));
-            }
-        }
-        out
-    }
-}
-
-/// The default as if somebody had said it.
-pub(crate) fn default(key: &'static Key, name: &str) -> Option<Entry> {
-    let Usual::Is(text) = key.default else {
-        return None;
-    };
-    let nowhere = Base {
-        dir: std::path::Path::new("/"),
-        home: None,
-    };
-    // That every default is a value is a test's to prove.
-    let value: Value = key.kind.text(text, nowhere).ok()?;
-    Some(Entry {
-        key,
-        name: name.to_owned(),
-        value,
-        origin: Origin::Default,
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use super::super::toml_file;
+    use super::super::{keys, toml_file};
     use super::*;
 
     fn merged(files: &[&str]) -> Merged {
@@ -133,14 +84,5 @@ mod tests {
         assert_eq!(said(&keys::TOKEN_FILE, "a").as_deref(), Some("/1.toml:4"));
         assert_eq!(said(&keys::TOKEN, "b").as_deref(), Some("/0.toml:8"));
         assert_eq!(merged.names("feed"), BTreeSet::from(["a", "b"]));
-    }
-
-    #[test]
-    fn every_default_is_a_value() {
-        for key in keys::ALL {
-            if let Usual::Is(_) = key.default {
-                assert!(default(key, "").is_some(), "{}", key.path);
-            }
-        }
     }
 }

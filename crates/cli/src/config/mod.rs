@@ -16,6 +16,7 @@
 
 mod address;
 mod doc_thor;
+mod effective;
 mod environment;
 mod files;
 mod flags;
@@ -44,6 +45,7 @@ pub(crate) use keys::{
     OWN_IDS, PASS_PROXY, PLAIN_HTTP, REACH_HOST, RUNTIME, SLOTS, STATE, WORK,
 };
 
+use effective::Effective;
 use files::Found;
 use kind::Base;
 use merged::Merged;
@@ -86,6 +88,19 @@ impl Surroundings {
                 || "/etc/bryo/bryo.toml".to_owned(),
                 |file| file.display().to_string(),
             )
+    }
+
+    /// Reads settings out of what was said. The mistakes of the sources are its first ones.
+    pub(crate) fn reader<'a>(
+        &'a self,
+        loaded: &'a Loaded,
+        secrets: &'a SecretPlaces<'a>,
+    ) -> Reader<'a> {
+        let effective = Effective {
+            merged: &loaded.merged,
+            places: &self.places,
+        };
+        Reader::new(effective, secrets, loaded.problems.clone())
     }
 
     pub(crate) fn secrets(&self, complete: bool) -> SecretPlaces<'_> {
@@ -201,12 +216,18 @@ impl Loaded {
     }
 
     /// All that holds, as TOML with the origin of each value.
-    pub(crate) fn show(&self) -> String {
-        show::toml(&self.merged)
+    pub(crate) fn show(&self, places: &Places) -> String {
+        show::toml(Effective {
+            merged: &self.merged,
+            places,
+        })
     }
 
     /// The same for programs.
-    pub(crate) fn show_json(&self) -> serde_json::Value {
-        show::json(&self.merged)
+    pub(crate) fn show_json(&self, places: &Places) -> serde_json::Value {
+        show::json(Effective {
+            merged: &self.merged,
+            places,
+        })
     }
 }

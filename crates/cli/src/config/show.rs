@@ -2,20 +2,20 @@
 
 use serde_json::{Map, json};
 
+use super::effective::Effective;
 use super::fragment::{Entry, bare_or_quoted, quoted};
 use super::keys::{self, Usual};
 use super::kind::{Kind, Value};
-use super::merged::Merged;
 
 /// What stands for a secret.
 const MASK: &str = "***";
 
 /// TOML that says what holds, and beside each value where it was said. What holds nothing is not there; what is found
 /// out on the host is, as a comment.
-pub(crate) fn toml(merged: &Merged) -> String {
+pub(crate) fn toml(effective: Effective<'_>) -> String {
     let mut out = String::new();
     let mut table = String::new();
-    for entry in merged.all() {
+    for entry in effective.all() {
         let here = table_of(&entry);
         if here != table {
             if !out.is_empty() {
@@ -26,7 +26,8 @@ pub(crate) fn toml(merged: &Merged) -> String {
                 .iter()
                 .filter(|key| key.table() == entry.key.table())
             {
-                if let (Usual::Found(how), None) = (key.default, merged.said(key, &entry.name)) {
+                if let (Usual::Found(how), None) = (key.default, effective.entry(key, &entry.name))
+                {
                     out.push_str(&format!("# {}: {how}\n", key.word()));
                 }
             }
@@ -46,9 +47,9 @@ pub(crate) fn toml(merged: &Merged) -> String {
 }
 
 /// One object: the path of each key with its value and its origin.
-pub(crate) fn json(merged: &Merged) -> serde_json::Value {
+pub(crate) fn json(effective: Effective<'_>) -> serde_json::Value {
     let mut out = Map::new();
-    for entry in merged.all() {
+    for entry in effective.all() {
         let value = match &entry.value {
             _ if entry.key.kind == Kind::Secret => json!(MASK),
             Value::Flag(flag) => json!(flag),

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::effective::default;
 use super::environment::Environment;
 use super::keys::{ALL, Usual};
-use super::merged::default;
 use super::*;
 
 /// The documented file with every commented value said.
@@ -151,9 +151,9 @@ impl Case {
         };
         let loaded = load(About::Agent, &around, None, Flags::default());
         let secrets = around.secrets(true);
-        let mut reader = Reader::new(&loaded.merged, &secrets);
+        let mut reader = around.reader(&loaded, &secrets);
         let config = reader.agent(&around.places, "/home/ana/.config/bryo/bryo.toml");
-        let problems = [loaded.problems, reader.problems].concat();
+        let problems = reader.problems;
         match config {
             Some(config) if problems.is_empty() => Ok(config),
             _ => Err(problems
@@ -403,7 +403,11 @@ fn what_is_shown_is_a_configuration_again_without_its_secrets() {
         .fragments
         .into_iter()
         .for_each(|fragment| loaded.merged.take(fragment));
-    let shown = loaded.show();
+    let places = Places {
+        state: Some("/state".into()),
+        ..Places::default()
+    };
+    let shown = loaded.show(&places);
     assert!(
         !shown.contains("hidden-1") && !shown.contains("hidden-2"),
         "{shown}"
@@ -421,8 +425,17 @@ fn what_is_shown_is_a_configuration_again_without_its_secrets() {
     );
     let (again, problems) = parsed(&shown);
     assert_eq!(problems, [""; 0]);
-    assert_eq!(again.entries().len(), loaded.merged.all().len());
-    let json = loaded.show_json();
+    assert!(
+        shown.contains("control = \"/state/control.sock\"  # default"),
+        "{shown}"
+    );
+    let all = Effective {
+        merged: &loaded.merged,
+        places: &places,
+    }
+    .all();
+    assert_eq!(again.entries().len(), all.len());
+    let json = loaded.show_json(&places);
     assert_eq!(json["feed.docs.token"]["value"], "***");
     assert_eq!(json["agent.drain"]["origin"], "default");
 }

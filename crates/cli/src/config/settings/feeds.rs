@@ -14,8 +14,8 @@ use super::secrets::{Said, TOKEN};
 const FASTEST_POLL: Duration = Duration::from_millis(100);
 
 impl Reader<'_> {
-    /// The feeds. `slots` is what one has that says nothing; `file` is where a message says to write.
-    pub(super) fn feeds(&mut self, slots: usize, file: &str) -> Vec<FeedSettings> {
+    /// The feeds. `file` is where a message says to write.
+    pub(super) fn feeds(&mut self, file: &str) -> Vec<FeedSettings> {
         let names: Vec<String> = self
             .merged
             .names("feed")
@@ -28,13 +28,10 @@ impl Reader<'_> {
                  `bryo config show --defaults` prints a file with every key"
             )));
         }
-        names
-            .iter()
-            .filter_map(|name| self.feed(name, slots))
-            .collect()
+        names.iter().filter_map(|name| self.feed(name)).collect()
     }
 
-    fn feed(&mut self, name: &str, slots: usize) -> Option<FeedSettings> {
+    fn feed(&mut self, name: &str) -> Option<FeedSettings> {
         let table = format!("[feed.{name}]");
         if self.text(&keys::FEED_TYPE, name).is_none() {
             self.missing(
@@ -72,7 +69,7 @@ impl Reader<'_> {
             server: server?,
             token: token?,
             poll,
-            slots: self.count(&keys::FEED_SLOTS, name).unwrap_or(slots),
+            slots: self.count(&keys::FEED_SLOTS, name)?,
             ca_bundle,
         }))
     }

@@ -47,22 +47,21 @@ impl Reader<'_> {
             _ => None,
         };
         let ceiling = self.ceiling();
-        let Some(cache) = self.path(&keys::CACHE, "").or_else(|| places.cache.clone()) else {
-            self.problems.push(
-                Problem::missing("there is neither HOME nor XDG_CACHE_HOME")
-                    .hint("give --cache-dir, or write cache = \"/DIR\" in [host]"),
+        let (Some(cache), Some(work)) = (self.path(&keys::CACHE, ""), self.path(&keys::WORK, ""))
+        else {
+            self.no_directory(
+                places.cache.as_deref(),
+                "XDG_CACHE_HOME",
+                "give --cache-dir, or write cache = \"/DIR\" in [host]",
             );
             return None;
         };
-        let work = self
-            .path(&keys::WORK, "")
-            .unwrap_or_else(|| cache.join("work"));
         let runtime_dir = places.runtime.clone();
         let state = runtime_dir
             .as_ref()
             .map_or_else(|| cache.join("runtime"), |dir| dir.join("bryo"));
-        for dir in [&cache, &work, &state] {
-            self.utf8(dir);
+        if state.to_str().is_none() {
+            self.no_directory(Some(&state), "XDG_RUNTIME_DIR", "choose another");
         }
         Some(Settings {
             pull: PullOptions {
@@ -84,13 +83,13 @@ impl Reader<'_> {
         })
     }
 
-    /// Directories that come from the environment can have any bytes in them.
-    fn utf8(&mut self, dir: &Path) {
-        if dir.to_str().is_none() {
-            let text = format!("the directory {dir:?} is not UTF-8");
-            let hint = "choose another with --cache-dir or --work-dir";
-            self.problems.push(Problem::missing(text).hint(hint));
-        }
+    /// What the environment has instead of a directory.
+    pub(super) fn no_directory(&mut self, found: Option<&Path>, variable: &str, hint: &str) {
+        let text = match found {
+            Some(dir) => format!("the directory {dir:?} is not UTF-8"),
+            None => format!("there is neither HOME nor {variable}"),
+        };
+        self.problems.push(Problem::missing(text).hint(hint));
     }
 
     fn ceiling(&mut self) -> Ceiling {

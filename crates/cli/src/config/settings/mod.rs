@@ -38,11 +38,11 @@ impl Reader<'_> {
     pub(crate) fn agent(&mut self, places: &Places, file: &str) -> Option<AgentConfig> {
         let engine = self.host(places);
         let slots = self.count(&keys::SLOTS, "").unwrap_or(1);
-        let feeds = self.feeds(slots, file);
+        let feeds = self.feeds(file);
         let depot = self.s3();
         let jobs = self.jobs();
         let state = self.state(places);
-        let control = self.control(places);
+        let control = self.control();
         let listen = self.converted(&keys::LISTEN, "", |text| {
             kind::listen(text).ok_or_else(|| "no such place".to_owned())
         });
@@ -84,25 +84,20 @@ impl Reader<'_> {
     }
 
     fn state(&mut self, places: &Places) -> Option<PathBuf> {
-        let state = self.path(&keys::STATE, "").or_else(|| places.state.clone());
+        let state = self.path(&keys::STATE, "");
         if state.is_none() {
-            self.missing(
-                "agent.state",
-                "there is neither HOME nor XDG_STATE_HOME; give --state-dir",
+            self.no_directory(
+                places.state.as_deref(),
+                "XDG_STATE_HOME",
+                "give --state-dir, or write state = \"/DIR\" in [agent]",
             );
         }
         state
     }
 
     /// Where the agent can be spoken to. All that a command for a running agent needs.
-    pub(crate) fn control(&mut self, places: &Places) -> Option<PathBuf> {
-        let control = match self.path(&keys::CONTROL, "") {
-            Some(said) => said,
-            None => self
-                .path(&keys::STATE, "")
-                .or_else(|| places.state.clone())?
-                .join("control.sock"),
-        };
+    pub(crate) fn control(&mut self) -> Option<PathBuf> {
+        let control = self.path(&keys::CONTROL, "")?;
         if control.as_os_str().len() > LONGEST_SOCKET {
             let text = format!(
                 "the path of the control socket is too long: {}",

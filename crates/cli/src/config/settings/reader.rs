@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use bryo_model::parse_duration;
 
+use super::super::effective::Effective;
 use super::super::fragment::{Entry, Problem};
 use super::super::keys::Key;
 use super::super::kind::Value;
-use super::super::merged::{Merged, default};
+use super::super::merged::Merged;
 use super::secrets::SecretPlaces;
 
 /// Reads values out of what all sources said.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     pub(super) merged: &'a Merged,
+    effective: Effective<'a>,
     pub(super) secrets: &'a SecretPlaces<'a>,
     /// What cannot be used.
     pub(crate) problems: Vec<Problem>,
@@ -24,21 +26,23 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) const fn new(merged: &'a Merged, secrets: &'a SecretPlaces<'a>) -> Self {
+    pub(crate) const fn new(
+        effective: Effective<'a>,
+        secrets: &'a SecretPlaces<'a>,
+        problems: Vec<Problem>,
+    ) -> Self {
         Self {
-            merged,
+            merged: effective.merged,
+            effective,
             secrets,
-            problems: Vec::new(),
+            problems,
             notes: Vec::new(),
         }
     }
 
-    /// What was said, or holds where nobody says anything.
+    /// What holds.
     pub(super) fn entry(&self, key: &'static Key, name: &str) -> Option<Entry> {
-        self.merged
-            .said(key, name)
-            .cloned()
-            .or_else(|| default(key, name))
+        self.effective.entry(key, name)
     }
 
     pub(super) fn text(&self, key: &'static Key, name: &str) -> Option<String> {
