@@ -73,13 +73,12 @@ fn started(config: AgentConfig, args: WorkArgs) -> Result<Exit> {
             mut engine,
             control_plane,
         } = config;
-        engine
-            .network
-            .closed
-            .extend(control_plane::destinations(&control_plane).await);
         let (sender, orders) = mpsc::channel(ORDERS);
         let (once, max_wait) = (args.once, args.max_wait);
-        orders::listen(sender, args, control_plane).context("could not listen for signals")?;
+        orders::listen(sender, args, control_plane.clone())
+            .context("could not listen for signals")?;
+        let closed = control_plane::destinations(&control_plane).await;
+        engine.network.closed.extend(closed);
         tracing::info!(
             state = %agent.state.display(),
             slots = agent.slots,
