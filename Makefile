@@ -39,6 +39,8 @@ docs:             ## the documentation of the working tree: site/
 install:          ## DESTDIR= PREFIX=/usr/local
 	@test -x target/release/bryo || $(MAKE) build
 	install -D -m 755 target/release/bryo $(DESTDIR)$(PREFIX)/bin/bryo
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/user config/systemd/user/bryo-agent.service config/systemd/user/bryo-agent.socket
+	install -D -m 644 config/etc/bryo/bryo.toml $(DESTDIR)$(PREFIX)/share/doc/bryo/bryo.toml
 
 clean:            ## removes what the other targets made here
 	$(CARGO) clean

@@ -21,7 +21,7 @@ const FLOORS: [(&str, u8); 9] = [
 ];
 
 /// Heavy dependencies, and the only crates that may name them.
-const CONTAINED: [(&str, &[&str]); 12] = [
+const CONTAINED: [(&str, &[&str]); 15] = [
     ("git2", &["bryo-source"]),
     ("hyper", &["bryo-sandbox", "bryo-agent"]),
     ("hyper-util", &["bryo-sandbox", "bryo-agent"]),
@@ -34,6 +34,9 @@ const CONTAINED: [(&str, &[&str]); 12] = [
     ("reqwest", &["bryo-depot", "bryo-agent"]),
     ("clap", &["bryo"]),
     ("anyhow", &["bryo"]),
+    ("toml", &["bryo"]),
+    ("tracing-subscriber", &["bryo"]),
+    ("tracing-journald", &["bryo"]),
 ];
 
 fn dependencies() -> BTreeMap<String, Vec<String>> {

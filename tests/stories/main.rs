@@ -13,6 +13,8 @@ mod bounds;
 mod cancelling;
 /// What does not depend on a runtime: the command line.
 mod command_line;
+/// Files, variables and options.
+mod configuration;
 /// What a job can see.
 mod confined;
 /// Bryo killed, or not listened to.

@@ -15,6 +15,8 @@ pub(crate) enum Exit {
     Usage,
     /// Bryo could not do its part.
     OurFailure,
+    /// There was no job for `bryo agent --once` in the time that it was to wait.
+    NothingToDo,
     /// Cancelled on request: 128 + SIGINT, as a shell would say it.
     Cancelled,
 }
@@ -26,6 +28,7 @@ impl Exit {
             Self::JobFailed => 1,
             Self::Usage => 2,
             Self::OurFailure => 3,
+            Self::NothingToDo => 4,
             Self::Cancelled => 130,
         }
     }
@@ -66,5 +69,6 @@ mod tests {
         assert_eq!(code(Verdict::Infrastructure(String::new())), 3);
         assert_eq!(code(Verdict::Cancelled(Stage::Run)), 130);
         assert_eq!(Exit::Usage.code(), 2);
+        assert_eq!(Exit::NothingToDo.code(), 4);
     }
 }

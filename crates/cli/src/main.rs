@@ -3,14 +3,22 @@
 //! This file is the table of contents: it reads the command line, lets one command run and turns its result into an
 //! exit code.
 
+/// `bryo agent`.
+mod agent;
 /// The command line, as data.
 mod args;
+/// From files, environment and options to settings.
+mod config;
 /// Where Bryo keeps things on this host.
 mod directories;
 /// The documented table of exit codes.
 mod exit_code;
 /// What the program gives up before it does anything.
 mod hardening;
+/// Where an agent's events go.
+mod log;
+/// `bryo config`.
+mod look;
 /// Hidden roles that the program plays for itself inside namespaces.
 mod roles;
 /// `bryo run`.
@@ -37,5 +45,7 @@ fn main() -> ExitCode {
     };
     match args.command {
         args::Command::Run(run) => run::main(*run).into(),
+        args::Command::Agent(agent) => agent::main(*agent).into(),
+        args::Command::Config(config) => look::main(&config).into(),
     }
 }

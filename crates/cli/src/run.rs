@@ -1,21 +1,20 @@
 //! `bryo run`: a feed of one job.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use bryo_depot::{Depot, Target};
-use bryo_engine::{Control, Engine, NetworkSettings, Settings, run_attempt};
-use bryo_image::PullOptions;
+use bryo_engine::{Control, Engine, Settings, run_attempt};
 use bryo_model::{
-    Egress, EnvVar, ImageRef, JobId, JobSpec, LimitPolicy, Limits, Report, SourceLocation,
-    SourceSpec, Verdict,
+    Egress, EnvVar, JobId, JobSpec, LimitPolicy, Limits, Report, SourceLocation, SourceSpec,
+    Verdict,
 };
-use bryo_sandbox::RuntimePlaces;
 use tokio::sync::mpsc;
 
 use crate::args::RunArgs;
+use crate::config::{self, About, Problem, Surroundings};
 use crate::exit_code::Exit;
 use crate::terminal::Screen;
 use crate::{directories, signals, terminal};
@@ -29,16 +28,13 @@ const STRAGGLERS: Duration = Duration::from_millis(200);
 /// How long a screen that takes nothing may hold up the end of an attempt that was stopped.
 const STUCK_SCREEN: Duration = Duration::from_secs(2);
 
-/// A shorter secret could not be hidden: it is in too many innocent words.
-const SHORTEST_SECRET: usize = 4;
-
 /// Runs the job and says how the program ends.
 pub(crate) fn main(args: RunArgs) -> Exit {
     let (json, timestamps) = (args.json, args.timestamps);
     let (job, target, settings) = match prepare(args) {
         Ok(prepared) => prepared,
-        Err(error) => {
-            terminal::complain(&format!("{error:#}"));
+        Err(refused) => {
+            refused.tell();
             return Exit::Usage;
         }
     };
@@ -111,32 +107,64 @@ fn print_report(report: &Report) -> Result<()> {
 }
 
 /// From what was said to what is meant. Everything is checked before anything is changed.
-fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings)> {
-    let here = std::env::current_dir().context("the current directory is gone")?;
-    let cache = args
-        .cache_dir
-        .or_else(directories::cache)
-        .context("there is neither HOME nor XDG_CACHE_HOME; give --cache-dir")?;
-    let cache = here.join(cache);
-    let work = args
-        .work_dir
-        .map_or_else(|| cache.join("work"), |dir| here.join(dir));
-    let runtime_dir = directories::runtime();
-    let state = runtime_dir
-        .as_ref()
-        .map_or_else(|| cache.join("runtime"), |dir| dir.join("bryo"));
-    for dir in [&cache, &work, &state] {
-        if dir.to_str().is_none() {
-            anyhow::bail!(
-                "the directory {dir:?} is not UTF-8; choose another with --cache-dir or --work-dir"
-            );
+fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings), Refused> {
+    let around = directories::surroundings()?;
+    let settings = settings(&args, &around)?;
+    let here = around.here;
+    Ok(job(args, &here, settings)?)
+}
+
+/// What the files, the variables and the options say of this host.
+fn settings(args: &RunArgs, around: &Surroundings) -> Result<Settings, Refused> {
+    let loaded = config::load(
+        About::Run,
+        around,
+        args.config.as_deref(),
+        args.host.flags(),
+    );
+    for note in &loaded.notes {
+        terminal::complain(note);
+    }
+    let places = around.secrets(true);
+    let mut reader = around.reader(&loaded, &places);
+    let settings = reader.host(&around.places);
+    let problems = reader.problems;
+    match settings {
+        Some(settings) if problems.is_empty() => Ok(settings),
+        _ => Err(Refused::Problems(problems)),
+    }
+}
+
+/// Why there is no attempt.
+enum Refused {
+    Problems(Vec<Problem>),
+    Error(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Refused {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Refused {
+    fn tell(&self) {
+        match self {
+            Self::Problems(problems) => problems
+                .iter()
+                .for_each(|p| terminal::complain(&p.to_string())),
+            Self::Error(error) => terminal::complain(&format!("{error:#}")),
         }
     }
+}
+
+fn job(args: RunArgs, here: &Path, settings: Settings) -> Result<(JobSpec, Target, Settings)> {
+    let (cache, work) = (&settings.cache, &settings.work);
     let location = match args.source {
         SourceLocation::Local(path) => SourceLocation::Local(here.join(path)),
         remote @ SourceLocation::Remote(_) => remote,
     };
-    let mut protected = vec![here.clone(), cache.clone(), work.clone()];
+    let mut protected = vec![here.to_owned(), cache.clone(), work.clone()];
     protected.extend(directories::home());
     if let SourceLocation::Local(path) = &location {
         protected.push(path.clone());
@@ -149,35 +177,6 @@ fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings)> {
             target.path().display()
         );
     }
-    let settings = Settings {
-        pull: PullOptions {
-            authfile: args.authfile.map(|file| here.join(file)),
-            plain_http: args.plain_http,
-        },
-        runtime: args.runtime.wanted(),
-        places: RuntimePlaces {
-            state,
-            container_host: std::env::var("CONTAINER_HOST")
-                .ok()
-                .filter(|h| !h.is_empty()),
-            runtime_dir,
-        },
-        cache,
-        work,
-        ceiling: args.at_most,
-        network: NetworkSettings {
-            host: args.host_network,
-            reach_host: args.reach_host,
-            closed: args.closed,
-            ca_bundle: args
-                .ca_bundle
-                .map(|file| ca_bundle(&here.join(file)))
-                .transpose()?,
-            proxy: if args.pass_proxy { proxy() } else { Vec::new() },
-        },
-        own_ids: args.own_ids,
-        apparmor: args.apparmor_profile,
-    };
     let job = JobSpec {
         id: new_id()?,
         source: SourceSpec {
@@ -185,13 +184,13 @@ fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings)> {
             reference: args.reference,
             subdir: args.subdir,
         },
-        image: absolute(args.image, &here),
+        image: directories::absolute_image(args.image, here),
         command: args.command,
         env: args.env,
         secrets: args
             .secrets
             .iter()
-            .map(|text| secret(text, &here))
+            .map(|text| secret(text, here))
             .collect::<Result<_>>()?,
         network: args.network,
         egress: Egress {
@@ -249,60 +248,8 @@ fn secret(text: &str, here: &Path) -> Result<EnvVar> {
             format!("--secret {name}: there is no such variable in the environment")
         })?,
     };
-    let pieces = value.lines().map(str::trim);
-    if pieces.map(str::len).max().unwrap_or(0) < SHORTEST_SECRET {
-        anyhow::bail!(
-            "--secret {name}: its value has no line of at least {SHORTEST_SECRET} bytes; hiding it would hide half of the job's output, so take a longer one"
-        );
-    }
+    config::hideable(&value).map_err(|why| anyhow::anyhow!("--secret {name}: {why}"))?;
     EnvVar::new(name, &value).with_context(|| format!("--secret {name}"))
-}
-
-/// A file of certificates is looked at before anything is begun: a job that trusts nobody fails late and obscurely.
-fn ca_bundle(file: &Path) -> Result<PathBuf> {
-    let name = || format!("--ca-bundle {}", file.display());
-    let real = file.canonicalize().with_context(name)?;
-    if !real.is_file() {
-        anyhow::bail!("{}: not a regular file", name());
-    }
-    let text = std::fs::read(&real).with_context(name)?;
-    let begin = b"-----BEGIN CERTIFICATE-----";
-    if !text.windows(begin.len()).any(|piece| piece == begin) {
-        anyhow::bail!(
-            "{}: there is no certificate in PEM form in it (-----BEGIN CERTIFICATE-----)",
-            name()
-        );
-    }
-    Ok(real)
-}
-
-/// The variables by which programs find their proxy, as they are set here.
-fn proxy() -> Vec<EnvVar> {
-    [
-        "http_proxy",
-        "https_proxy",
-        "ftp_proxy",
-        "all_proxy",
-        "no_proxy",
-    ]
-    .into_iter()
-    .flat_map(|name| [name.to_owned(), name.to_ascii_uppercase()])
-    .filter_map(|name| EnvVar::new(&name, &std::env::var(&name).ok()?).ok())
-    .collect()
-}
-
-/// Paths in the image's name mean what they mean where the command was given.
-fn absolute(image: ImageRef, here: &Path) -> ImageRef {
-    let join = |path: PathBuf| here.join(path);
-    match image {
-        ImageRef::OciLayout { dir, tag } => ImageRef::OciLayout {
-            dir: join(dir),
-            tag,
-        },
-        ImageRef::OciArchive(file) => ImageRef::OciArchive(join(file)),
-        ImageRef::DockerArchive(file) => ImageRef::DockerArchive(join(file)),
-        other @ (ImageRef::ContainersStorage(_) | ImageRef::Registry(_)) => other,
-    }
 }
 
 fn new_id() -> Result<JobId> {

@@ -9,15 +9,13 @@ use tokio::signal::unix::{SignalKind, signal};
 ///
 /// When the system does not let us listen.
 pub(crate) fn listen(control: &Control) -> std::io::Result<()> {
-    let ignored =
-        ignored_signals(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
     for kind in [
         SignalKind::interrupt(),
         SignalKind::terminate(),
         SignalKind::hangup(),
     ] {
         // nohup(1), and a shell that runs us in the background, mean what they say.
-        if ignored >> (kind.as_raw_value() - 1) & 1 == 1 {
+        if is_ignored(kind) {
             continue;
         }
         let mut signals = signal(kind)?;
@@ -33,6 +31,12 @@ pub(crate) fn listen(control: &Control) -> std::io::Result<()> {
         });
     }
     Ok(())
+}
+
+/// Whether whoever started us had us ignore this signal.
+pub(crate) fn is_ignored(kind: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored_signals(&status) >> (kind.as_raw_value() - 1) & 1 == 1
 }
 
 /// `SigIgn` of proc_pid_status(5): bit n - 1 for signal n.

@@ -202,7 +202,7 @@ fn mark(text: &str, colour: bool) -> String {
 }
 
 /// Text from outside must neither drive the terminal nor look like a line of ours.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let lines: Vec<String> = text
         .lines()
         .map(|line| {

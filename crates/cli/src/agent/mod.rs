@@ -1,0 +1,116 @@
+//! `bryo agent`: from the configuration to an agent that works, or to a word to one that does.
+
+mod answer;
+mod ask;
+mod control_plane;
+mod orders;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bryo_agent::Agent;
+use bryo_engine::Engine;
+use tokio::sync::mpsc;
+
+use crate::args::{AgentArgs, WorkArgs};
+use crate::config::{self, About, AgentConfig, Flags, Problem};
+use crate::exit_code::Exit;
+use crate::{directories, log, terminal};
+
+/// Orders that the agent has not looked at yet.
+const ORDERS: usize = 8;
+
+/// How long a task of ours that nobody waits for may hold up the end of the program.
+const STRAGGLERS: Duration = Duration::from_millis(200);
+
+/// Works, or speaks to an agent that does.
+pub(crate) fn main(args: AgentArgs) -> Exit {
+    match args.verb {
+        Some(verb) => ask::main(verb),
+        None => work(args.work),
+    }
+}
+
+fn work(args: WorkArgs) -> Exit {
+    let (config, levels) = match configuration(args.config.as_deref(), args.flags()) {
+        Ok(Ok(read)) => read,
+        Ok(Err(problems)) => {
+            problems
+                .iter()
+                .for_each(|problem| terminal::complain(&problem.to_string()));
+            return Exit::Usage;
+        }
+        Err(error) => {
+            terminal::complain(&format!("{error:#}"));
+            return Exit::Usage;
+        }
+    };
+    log::start(&levels);
+    match started(config, args) {
+        Ok(exit) => exit,
+        Err(error) => {
+            // Why it ended is told in any case.
+            if tracing::enabled!(tracing::Level::ERROR) {
+                tracing::error!("{error:#}");
+            } else {
+                terminal::complain(&format!("{error:#}"));
+            }
+            Exit::OurFailure
+        }
+    }
+}
+
+fn started(config: AgentConfig, args: WorkArgs) -> Result<Exit> {
+    // One thread takes jobs and watches them; what blocks has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start")?;
+    let ended = runtime.block_on(Box::pin(async {
+        let AgentConfig {
+            agent,
+            mut engine,
+            control_plane,
+        } = config;
+        let (sender, orders) = mpsc::channel(ORDERS);
+        let (once, max_wait) = (args.once, args.max_wait);
+        orders::listen(sender, args, control_plane.clone())
+            .context("could not listen for signals")?;
+        let closed = control_plane::destinations(&control_plane).await;
+        engine.network.closed.extend(closed);
+        tracing::info!(
+            state = %agent.state.display(),
+            slots = agent.slots,
+            feeds = agent.feeds.len(),
+            "the agent begins"
+        );
+        let engine = Engine::new(engine);
+        if once {
+            let verdict = Agent::once(agent, engine, orders, max_wait).await?;
+            return anyhow::Ok(verdict.as_ref().map_or(Exit::NothingToDo, Exit::of));
+        }
+        Agent::run(agent, engine, orders).await?;
+        anyhow::Ok(Exit::Succeeded)
+    }));
+    runtime.shutdown_timeout(STRAGGLERS);
+    ended
+}
+
+/// Reads everything, at the start and again for SIGHUP. The second value is what is logged.
+fn configuration(
+    named: Option<&Path>,
+    flags: Flags,
+) -> Result<Result<(AgentConfig, String), Vec<Problem>>> {
+    let around = directories::surroundings()?;
+    let loaded = config::load(About::Agent, &around, named, flags);
+    let secrets = around.secrets(true);
+    let mut reader = around.reader(&loaded, &secrets);
+    let config = reader.agent(&around.places, &around.file_to_write(named));
+    let levels = reader.log();
+    let problems = reader.problems;
+    Ok(match config {
+        Some(config) if problems.is_empty() => Ok((config, levels)),
+        _ => Err(problems),
+    })
+}
