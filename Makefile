@@ -16,6 +16,9 @@ demo:             ## Bryo builds its own documentation into site/, on crun and o
 test:             ## unit tests, then the stories against real crun and podman; STORY=name for some of them
 	@scripts/test.sh $(STORY)
 
+test-s3:          ## the S3 depot against a real server, built once; NAME=name for some of the tests
+	@scripts/test-s3.sh $(NAME)
+
 test-vm:          ## limits and networks in a booted guest; SUITE=bookworm or trixie
 	@scripts/test-vm.sh $(SUITE)
 
@@ -46,4 +49,4 @@ clean:            ## removes what the other targets made here
 	$(CARGO) clean
 	rm -rf site images/*.tar images/*.tar.key images/.lock
 
-.PHONY: help build demo test test-vm bench lint audit fuzz docs install clean
+.PHONY: help build demo test test-s3 test-vm bench lint audit fuzz docs install clean

@@ -1,7 +1,7 @@
 #!/bin/bash
 # install-packages.sh PURPOSE... - installs the Debian packages of `packages` that are missing, and says which and why
 #
-# PURPOSE is one of the first column of `packages`: build run images demo test vm. Nothing missing means nothing is touched,
+# PURPOSE is one of the first column of `packages`: build run images demo bench test vm. Nothing missing means nothing is touched,
 # no network, no root. Otherwise: apt-get as root or through sudo, no questions, no recommended packages, and no service
 # started that a package would like to start: the machine gets programs, not daemons.
 # BRYO_BED_INSTALL=never    only says what is missing, and fails

@@ -1,4 +1,5 @@
-//! s3s-fs, with the two things it lacks: entity tags in lists, and `NoSuchBucket` for a put.
+//! s3s-fs, with the three things it lacks: entity tags in lists, `NoSuchBucket` for a put, and `NoSuchUpload` for an
+//! upload that has ended.
 
 use s3s::dto::{
     AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
@@ -7,7 +8,7 @@ use s3s::dto::{
     GetObjectOutput, HeadBucketInput, HeadObjectInput, HeadObjectOutput, ListObjectsV2Input,
     ListObjectsV2Output, PutObjectInput, PutObjectOutput, UploadPartInput, UploadPartOutput,
 };
-use s3s::{S3, S3Request, S3Response, S3Result};
+use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 
 pub(crate) struct Files(pub(crate) FileSystem);
@@ -28,6 +29,16 @@ macro_rules! handed_on {
                 let input = HeadBucketInput { bucket: req.input.bucket.clone(), ..Default::default() };
                 self.0.head_bucket(another(&req, input)).await?;
                 self.0.put_object(req).await
+            }
+
+            async fn complete_multipart_upload(
+                &self,
+                req: S3Request<CompleteMultipartUploadInput>,
+            ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+                self.0.complete_multipart_upload(req).await.map_err(|error| match error.code() {
+                    S3ErrorCode::AccessDenied => s3_error!(NoSuchUpload),
+                    _ => error,
+                })
             }
 
             async fn list_objects_v2(
@@ -58,7 +69,6 @@ handed_on! {
     delete_objects: DeleteObjectsInput => DeleteObjectsOutput;
     create_multipart_upload: CreateMultipartUploadInput => CreateMultipartUploadOutput;
     upload_part: UploadPartInput => UploadPartOutput;
-    complete_multipart_upload: CompleteMultipartUploadInput => CompleteMultipartUploadOutput;
     abort_multipart_upload: AbortMultipartUploadInput => AbortMultipartUploadOutput;
 }
 

@@ -178,23 +178,18 @@ fn judge(status: u16, code: &str) -> (StoreFault, bool) {
     }
 }
 
-fn distrusts(error: &reqwest::Error) -> bool {
-    let mut next = error.source();
-    while let Some(this) = next {
-        // An I/O error shows what is inside the error that it carries, and not that error itself.
-        let inside = this
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            .and_then(|e| e.downcast_ref::<rustls::Error>());
-        if matches!(
-            inside.or_else(|| this.downcast_ref::<rustls::Error>()),
-            Some(rustls::Error::InvalidCertificate(_))
-        ) {
-            return true;
-        }
-        next = this.source();
+fn distrusts(error: &(dyn Error + 'static)) -> bool {
+    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return true;
     }
-    false
+    // An I/O error that carries another error has that one's source as its own: the carried one is asked for.
+    let carried = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
+    match carried {
+        Some(carried) => distrusts(carried),
+        None => error.source().is_some_and(distrusts),
+    }
 }
 
 /// A stranger's words: one line, short, nothing that a terminal would obey.
