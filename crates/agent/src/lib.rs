@@ -20,6 +20,9 @@ mod deliver;
 mod doc_thor;
 mod error;
 mod feed;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod host;
 mod http;
 mod intake;
@@ -35,6 +38,9 @@ mod slots;
 mod store;
 mod watermark;
 mod work;
+
+#[cfg(test)]
+mod tests;
 
 pub use agent::{Agent, Order};
 pub use doc_thor::ClientError;

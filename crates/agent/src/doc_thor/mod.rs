@@ -17,5 +17,8 @@ pub use client::ClientError;
 pub(crate) use client::{Client, one_line};
 pub(crate) use result::{BuildResult, ResultText};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use claim::salvage;
+
 #[cfg(test)]
 mod tests;
