@@ -118,9 +118,9 @@ impl Agent {
             }
         };
         agent.until_ordered(waited).await;
-        let shared = Arc::clone(&agent.shared);
+        let verdict = lock(&agent.shared.last_verdict).clone();
         agent.finish(ONE_RESULT).await;
-        Ok(lock(&shared.last_verdict).clone())
+        Ok(verdict)
     }
 
     async fn begin(
@@ -186,6 +186,7 @@ impl Agent {
         let mut waited = std::pin::pin!(waited);
         let mut ends_at = Ends::default();
         let mut outer = true;
+        let mut patient = true;
         loop {
             let shared = Arc::clone(&self.shared);
             let done = self.intakes.is_empty();
@@ -196,8 +197,12 @@ impl Agent {
                 },
                 Some(order) = self.inner_orders.recv() => self.obey(order, &mut ends_at),
                 Some(_) = self.intakes.join_next() => {}
-                () = &mut waited, if shared.phase() == Phase::Open && lock(&shared.quota).is_some_and(|left| left > 0) => {
-                    self.obey(Order::Drain, &mut ends_at);
+                () = &mut waited, if patient => {
+                    patient = false;
+                    // A job that was taken is brought to its end.
+                    if lock(&shared.quota).is_some_and(|left| left > 0) {
+                        self.obey(Order::Drain, &mut ends_at);
+                    }
                 }
                 () = no_workers(&shared), if done => return,
                 () = until(ends_at.next) => {

@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use listenfd::ListenFd;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -74,16 +76,24 @@ fn passed() -> io::Result<Listener> {
         return Err(io::Error::new(io::ErrorKind::NotFound, text));
     }
     if let Ok(Some(listener)) = fds.take_tcp_listener(0) {
+        keep_to_ourselves(&listener)?;
         listener.set_nonblocking(true)?;
         return TcpListener::from_std(listener).map(Listener::Tcp);
     }
     match fds.take_unix_listener(0)? {
         Some(listener) => {
+            keep_to_ourselves(&listener)?;
             listener.set_nonblocking(true)?;
             UnixListener::from_std(listener).map(Listener::Unix)
         }
         None => Err(io::ErrorKind::NotFound.into()),
     }
+}
+
+/// What the service manager passes is inherited by every program, unless it is marked.
+fn keep_to_ourselves(socket: impl AsFd) -> io::Result<()> {
+    fcntl(socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(())
 }
 
 /// Answers for as long as the agent lives.

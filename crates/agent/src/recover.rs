@@ -7,7 +7,7 @@ use bryo_model::{Stage, Verdict};
 use crate::error::AgentError;
 use crate::feed::{Ended, Offer};
 use crate::settings::Recovery;
-use crate::shared::{FeedState, Shared, Trouble, new_id};
+use crate::shared::{FeedState, Shared, Trouble, lock, new_id};
 use crate::store::{JobRow, Record, StoreError};
 use crate::work::{self, Taken};
 
@@ -36,19 +36,27 @@ async fn one(shared: &Arc<Shared>, feed: &Arc<FeedState>, row: JobRow) -> Result
         feed_job: row.feed_job.clone(),
         claim: row.claim.clone(),
     };
-    let attempt = match (row.record, shared.settings().recovery) {
+    let interrupted = match row.record {
+        Record::Ended => return Ok(()),
         // Nothing was begun under this id.
-        (Record::Taken, _) => row.attempt,
-        (Record::Begun, Recovery::RetryOnce) if row.attempts < ATTEMPTS => {
-            let attempt = new_id();
-            shared.store.again(row.job, attempt).await?;
-            attempt
-        }
-        (Record::Begun, Recovery::Report | Recovery::RetryOnce) => {
-            close(shared, feed, &row, offer).await;
-            return Ok(());
-        }
-        (Record::Ended, _) => return Ok(()),
+        Record::Taken => false,
+        Record::Begun => true,
+    };
+    let retried = shared.settings().recovery == Recovery::RetryOnce && row.attempts < ATTEMPTS;
+    if interrupted && !retried {
+        close(shared, feed, &row, offer).await;
+        return Ok(());
+    }
+    if !counted(shared) {
+        // Somebody wants one job; the others are for the next start.
+        return Ok(());
+    }
+    let attempt = if interrupted {
+        let attempt = new_id();
+        shared.store.again(row.job, attempt).await?;
+        attempt
+    } else {
+        row.attempt
     };
     tracing::info!(job = %row.job, feed = %feed.name, build = row.feed_job, "taken before the agent was restarted; it is run");
     let taken = Taken {
@@ -59,10 +67,28 @@ async fn one(shared: &Arc<Shared>, feed: &Arc<FeedState>, row: JobRow) -> Result
     let (shared, feed) = (Arc::clone(shared), Arc::clone(feed));
     let tracker = shared.workers.clone();
     tracker.spawn(async move {
-        let room = (feed.slots.take().await, shared.slots.take().await);
-        work::start(&shared, &feed, taken, room);
+        let mut phase = shared.phase.subscribe();
+        let room = async { (feed.slots.take().await, shared.slots.take().await) };
+        tokio::select! {
+            biased;
+            // Its record says that nothing was begun: the next start runs it.
+            _ = phase.wait_for(|phase| phase.is_over()) => {}
+            room = room => work::start(&shared, &feed, taken, room),
+        }
     });
     Ok(())
+}
+
+/// Whether another job may be run, where their number is bounded; it then counts.
+fn counted(shared: &Shared) -> bool {
+    match lock(&shared.quota).as_mut() {
+        None => true,
+        Some(0) => false,
+        Some(left) => {
+            *left -= 1;
+            true
+        }
+    }
 }
 
 async fn close(shared: &Arc<Shared>, feed: &Arc<FeedState>, row: &JobRow, offer: Offer) {

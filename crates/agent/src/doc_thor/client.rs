@@ -239,7 +239,7 @@ fn answered(status: StatusCode, response: &Response) -> String {
 
 /// A stranger's text in a log: one line, of bounded length, without control characters.
 pub(crate) fn one_line(text: &str) -> String {
-    const MOST: usize = 200;
+    const MOST: usize = 400;
     let mut line: String = text
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
