@@ -68,7 +68,11 @@ async fn one(shared: &Arc<Shared>, feed: &Arc<FeedState>, row: JobRow) -> Result
     let tracker = shared.workers.clone();
     tracker.spawn(async move {
         let mut phase = shared.phase.subscribe();
-        let room = async { (feed.slots.take().await, shared.slots.take().await) };
+        let room = async {
+            let room = (feed.slots.take().await, shared.slots.take().await);
+            let _ = shared.host.subscribe().wait_for(|fit| *fit).await;
+            room
+        };
         tokio::select! {
             biased;
             // Its record says that nothing was begun: the next start runs it.
