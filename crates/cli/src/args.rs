@@ -8,6 +8,7 @@ use bryo_model::{
     ByteSize, Ceiling, Cpus, Destination, EnvVar, GitRef, ImageRef, NetworkMode, RuntimeKind,
     SourceLocation, StageLimit, StopSignal, SubDir, Weight,
 };
+use bryo_sandbox::Selinux;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -113,6 +114,15 @@ pub(crate) struct RunArgs {
     /// AppArmor profile of the job; it must be loaded
     #[arg(long, value_name = "NAME", env = "BRYO_APPARMOR_PROFILE")]
     pub(crate) apparmor_profile: Option<String>,
+
+    /// SELinux labels of the job: auto (as the host's policy has them for containers), off, or the type of its processes
+    #[arg(
+        long,
+        value_name = "TYPE",
+        env = "BRYO_SELINUX",
+        default_value = "auto"
+    )]
+    pub(crate) selinux: Selinux,
 
     /// Most memory, swap included, for example 512m or 2g
     #[arg(long, value_name = "SIZE", help_heading = LIMITS)]

@@ -168,6 +168,7 @@ fn prepare(args: RunArgs) -> Result<(JobSpec, Target, Settings)> {
         },
         own_ids: args.own_ids,
         apparmor: args.apparmor_profile,
+        selinux: args.selinux,
     };
     let job = JobSpec {
         id: new_id()?,

@@ -96,6 +96,7 @@ impl Lab {
                 network: Network::none(),
                 read_only_root: false,
                 apparmor: None,
+                selinux: crate::Selinux::Auto,
                 limits: Limits::default(),
                 limit_policy: LimitPolicy::AllowUnlimited,
                 work,
