@@ -16,7 +16,7 @@ demo:             ## Bryo builds its own documentation into site/, on crun and o
 test:             ## unit tests, then the stories against real crun and podman; STORY=name for some of them
 	@scripts/test.sh $(STORY)
 
-test-vm:          ## limits and networks in a booted guest; SUITE=bookworm or trixie
+test-vm:          ## limits and networks, or SELinux, in a booted guest; SUITE=bookworm, trixie or trixie-selinux
 	@scripts/test-vm.sh $(SUITE)
 
 bench:            ## measures, and writes docs/benchmarks.md

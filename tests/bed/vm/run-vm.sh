@@ -1,9 +1,9 @@
 #!/bin/bash
-# run-vm.sh [-s SUITE] [-i DIR] [-t SECONDS] [-b SECONDS] [-n TRIES] [-m MIB] PAYLOAD OUT - one run in a booted guest
+# run-vm.sh [-s GUEST] [-i DIR] [-t SECONDS] [-b SECONDS] [-n TRIES] [-m MIB] PAYLOAD OUT - one run in a booted guest
 #
 #   PAYLOAD     a directory with run.sh, which root runs in the guest, with $BED_PAYLOAD (that directory) and $BED_OUT
 #   OUT         gets what run.sh left in $BED_OUT, and: log (its output), rc, uptime, journal, console (serial port)
-#   -s, -i      the guest: of build-rootfs.sh for SUITE (default bookworm), or in DIR
+#   -s, -i      the guest: one of build-rootfs.sh (default bookworm; trixie, trixie-selinux), or in DIR
 #   -t, -b      the limits of a whole run (600) and of the boot until run.sh begins (180)
 #   -n          how often a guest that did not get as far as run.sh is started (3)
 #   -m          memory of the guest (2048)
