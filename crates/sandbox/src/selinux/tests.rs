@@ -6,6 +6,19 @@ const OWN: &str = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023\0";
 const LXC_CONTEXTS: &str = "process = \"system_u:system_r:container_t:s0\"\nfile = \"system_u:object_r:container_file_t:s0\"\n\
     ro_file = \"system_u:object_r:container_ro_file_t:s0\"\n";
 
+impl Labels {
+    pub(crate) fn of_a_test() -> Self {
+        let parse = |text: &str| text.parse().unwrap();
+        Self {
+            process: parse("system_u:system_r:container_t:s0:c1,c2"),
+            file: parse("system_u:object_r:container_file_t:s0:c1,c2"),
+            shared: parse("system_u:object_r:container_ro_file_t:s0"),
+            pipes: true,
+            _categories: None,
+        }
+    }
+}
+
 /// A host as files; the questions that the kernel answers are not there, as for one who may not ask.
 struct Host {
     dir: tempfile::TempDir,

@@ -122,6 +122,16 @@ fn the_whole_recipe() {
 }
 
 #[test]
+fn the_options_for_selinux() {
+    let labels = Labels::of_a_test();
+    let (auto, off) = (Selinux::Auto, Selinux::Off);
+    assert_eq!(selinux_options(&auto, None), Vec::<String>::new());
+    assert_eq!(selinux_options(&off, None), ["disable"]);
+    let options = selinux_options(&auto, Some(&labels));
+    assert_eq!(options, ["type:container_t", "level:s0:c1,c2"]);
+}
+
+#[test]
 fn a_read_only_root_has_scratch_space_beneath_the_recipes_mounts() {
     let mut spec = recipe(NetworkMode::None);
     spec.read_only_root = true;
