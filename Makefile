@@ -19,7 +19,7 @@ test:             ## unit tests, then the stories against real crun and podman; 
 test-s3:          ## the S3 depot against a real server, built once; NAME=name for some of the tests
 	@scripts/test-s3.sh $(NAME)
 
-test-vm:          ## limits and networks in a booted guest; SUITE=bookworm or trixie
+test-vm:          ## limits and networks, or SELinux, in a booted guest; SUITE=bookworm, trixie or trixie-selinux
 	@scripts/test-vm.sh $(SUITE)
 
 bench:            ## measures, and writes docs/benchmarks.md

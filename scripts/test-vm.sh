@@ -1,5 +1,8 @@
 #!/bin/bash
-# test-vm.sh [SUITE] - limits, where a kernel enforces them, and networks: a Debian guest (bookworm; SUITE trixie) booted under QEMU
+# test-vm.sh [SUITE] - what needs a kernel of its own, in a Debian guest booted under QEMU
+#
+#   bookworm, trixie   limits, networks, AppArmor
+#   trixie-selinux     labels of jobs, where SELinux is enforced
 #
 # Needs no KVM and, but for missing packages, no root. Takes about two minutes, and one more the first time.
 # What the guest reported is left in target/vm/SUITE: the log, one JSON report for each job, the journal, the console.
@@ -19,12 +22,16 @@ fi
 tests/bed/install-packages.sh build vm
 cargo build --release --locked --package bryo
 images/build busybox
-tests/bed/vm/build-rootfs.sh -s "$suite"
+case $suite in
+  *-selinux) variant=selinux payload_of=payload-selinux ;;
+  *) variant=apparmor payload_of=payload-limits ;;
+esac
+tests/bed/vm/build-rootfs.sh -s "${suite%-selinux}" -v "$variant"
 
 target=$(target_directory)
 payload=$(mktemp -d)
 trap 'rm -rf "$payload"' EXIT
-cp tests/bed/vm/payload-limits/* "$payload/"
+cp "tests/bed/vm/$payload_of"/* "$payload/"
 cp "$target/release/bryo" images/busybox.tar "$payload/"
 rm -rf "$target/vm/$suite"
 status=0

@@ -118,4 +118,18 @@ stories! {
         told.because("AppArmor is not enabled");
         told.because("run without an AppArmor profile");
     }
+
+    fn no_selinux_no_label(world) {
+        if fs::exists("/sys/fs/selinux/enforce").unwrap() {
+            eprintln!("SKIPPED: this host has SELinux");
+            return;
+        }
+        let told = world.build("succeeds", &["--selinux", "container_t"]);
+        told.ended(3, "infrastructure");
+        told.because("this host has no SELinux");
+        told.because("--selinux auto");
+        let told = world.build("succeeds", &["--selinux", "off"]);
+        told.ended(0, "succeeded");
+        assert!(told.report()["selinux_label"].is_null());
+    }
 }

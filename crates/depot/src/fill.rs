@@ -6,13 +6,14 @@
 //!
 //! Invariants of what is filled: directories are 0755 and new, so they carry nothing of the job's (no ACL, no setgid);
 //! files are 0644, or 0755 if anyone could execute them; each is the regular file that was listed, looked at again
-//! where the job's tree cannot be changed any more under it.
+//! where the job's tree cannot be changed any more under it. A renamed file has the SELinux label of the staging directory,
+//! as a copied one has, and not the job's: who may read what is published could not read that.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use bryo_model::Amount;
-use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::fs::{self, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::collect::{Directory, File};
@@ -35,6 +36,7 @@ pub(crate) fn fill(
 ) -> Result<(), DepotError> {
     let mut fill = Fill {
         renames: true,
+        label: label_of(staging),
         meter: Meter {
             watch,
             files: 0,
@@ -77,6 +79,8 @@ impl Meter<'_> {
 struct Fill<'a> {
     /// Whether the two sides are where a rename can connect them, as far as is known.
     renames: bool,
+    /// The SELinux label of the staging directory, if it has one.
+    label: Option<Vec<u8>>,
     meter: Meter<'a>,
 }
 
@@ -124,7 +128,7 @@ impl Fill<'_> {
         if self.renames && !file.shared {
             match fs::renameat(route.from, route.name, route.to, route.name) {
                 Ok(()) => {
-                    settle(route, file)?;
+                    settle(route, file, self.label.as_deref())?;
                     self.meter.done += file.size;
                     return Ok(());
                 }
@@ -142,8 +146,8 @@ impl Fill<'_> {
     }
 }
 
-/// Looks at a file that was moved here, and gives it its mode.
-fn settle(route: &Route<'_>, file: &File) -> Result<(), DepotError> {
+/// Looks at a file that was moved here, and gives it its mode and its label.
+fn settle(route: &Route<'_>, file: &File, label: Option<&[u8]>) -> Result<(), DepotError> {
     let stat = dir::stat(route.to, route.name).map_err(|e| route.write_failed(e))?;
     if dir::kind(&stat) != FileType::RegularFile
         || stat.st_ino != file.inode
@@ -153,13 +157,34 @@ fn settle(route: &Route<'_>, file: &File) -> Result<(), DepotError> {
         return Err(route.changed());
     }
     let mode = mode_of(file);
-    if Mode::from_raw_mode(stat.st_mode) == mode {
+    if Mode::from_raw_mode(stat.st_mode) == mode && label.is_none() {
         return Ok(());
     }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     fs::openat(route.to, route.name, flags, Mode::empty())
-        .and_then(|opened| fs::fchmod(&opened, mode))
+        .and_then(|opened| {
+            fs::fchmod(&opened, mode)?;
+            label.map_or(Ok(()), |label| {
+                fs::fsetxattr(&opened, LABEL, label, XattrFlags::empty())
+            })
+        })
         .map_err(|e| route.write_failed(e))
+}
+
+const LABEL: &str = "security.selinux";
+
+/// The kernel's bound on a label that it keeps on a disk is a page.
+const LONGEST_LABEL: usize = 4096;
+
+/// None on a host without SELinux, and where the file system keeps no labels.
+fn label_of(dir: &OwnedFd) -> Option<Vec<u8>> {
+    if !Path::new("/sys/fs/selinux/enforce").exists() {
+        return None;
+    }
+    let mut label = vec![0; LONGEST_LABEL];
+    let length = fs::fgetxattr(dir, LABEL, label.as_mut_slice()).ok()?;
+    label.truncate(length);
+    Some(label)
 }
 
 fn mode_of(file: &File) -> Mode {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bryo_image::{Image, ImageConfig};
 use bryo_model::{ContainerName, Failure, JobSpec};
-use bryo_sandbox::{Access, Mount, Network, Root, SandboxSpec};
+use bryo_sandbox::{Access, Mount, Network, Root, SandboxSpec, Selinux};
 use bryo_source::Checkout;
 
 use crate::outside;
@@ -28,6 +28,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) network: Network,
     pub(crate) outside: &'a NetworkSettings,
     pub(crate) apparmor: Option<String>,
+    pub(crate) selinux: Selinux,
     pub(crate) checkout: &'a Checkout,
     pub(crate) image: &'a Image,
     pub(crate) root: Root,
@@ -48,6 +49,7 @@ pub(crate) fn recipe(parts: Parts<'_>) -> Result<SandboxSpec, Failure> {
         network: parts.network,
         read_only_root: parts.job.read_only_root,
         apparmor: parts.apparmor,
+        selinux: parts.selinux,
         limits: parts.job.limits.clone(),
         limit_policy: parts.job.limit_policy,
         work: parts.work.to_owned(),

@@ -72,6 +72,9 @@ impl Attempt<'_> {
             .map_err(|_| Cause::Task("the sandbox's set-up".to_owned()))?
             .map_err(Cause::Sandbox)?;
         self.record.runtime = Some(setup.runtime.kind());
+        if let Some(advice) = &setup.advice {
+            self.events.notice(advice.clone()).await;
+        }
         self.host = Some(setup.host.clone());
         beside.sweep = Some(tokio::spawn(sweep(
             setup.host.clone(),

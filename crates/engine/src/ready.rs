@@ -41,6 +41,9 @@ impl Engine {
         let host = self.hosts().get().await?;
         let runtime = Runtime::choose(&host, settings.runtime, network, &settings.places).await?;
         runtime.check_apparmor(settings.apparmor.as_deref())?;
+        runtime
+            .prepare_selinux(&settings.selinux, &settings.source_cache())
+            .await?;
         let (swept, left) = match work::sweep(&settings.work, &host, &runtime).await {
             Ok(swept) => (swept, None),
             Err(error) => (0, Some(chain(&error))),

@@ -30,6 +30,7 @@ impl Attempt<'_> {
             network: network(self.job, self.settings),
             outside: &self.settings.network,
             apparmor: self.settings.apparmor.clone(),
+            selinux: self.settings.selinux.clone(),
             checkout,
             image,
             root,
@@ -60,6 +61,7 @@ impl Attempt<'_> {
             Ok(Err(error)) => Err(Cause::Sandbox(error)),
             Err(stopped) => Err(stopped),
         };
+        self.record.selinux_label = sandbox.label();
         let left = sandbox.close().await;
         // Nobody is kept from stopping an attempt whose job has ended by a listener that does not read.
         let ended_by_itself = matches!(&ended, Ok(ended) if ended.stopped.is_none());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use bryo_image::PullOptions;
 use bryo_model::{Ceiling, Destination, EnvVar, RuntimeKind};
-use bryo_sandbox::RuntimePlaces;
+use bryo_sandbox::{RuntimePlaces, Selinux};
 
 /// Settings of this host and this caller.
 ///
@@ -33,6 +33,15 @@ pub struct Settings {
     pub own_ids: bool,
     /// Name of a loaded AppArmor profile that jobs run under.
     pub apparmor: Option<String>,
+    /// SELinux labels of jobs.
+    pub selinux: Selinux,
+}
+
+impl Settings {
+    /// The directory of mirrors and checkouts.
+    pub(crate) fn source_cache(&self) -> PathBuf {
+        self.cache.join("source")
+    }
 }
 
 /// What the host's owner says about the network of jobs.

@@ -16,6 +16,8 @@ pub(crate) struct Setup {
     pub(crate) host: Host,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) ready: Ready,
+    /// What the user should know about the host.
+    pub(crate) advice: Option<String>,
 }
 
 /// Makes all three.
@@ -30,6 +32,9 @@ pub(crate) async fn set_up(
     let network = network(&job, settings);
     let runtime = Runtime::choose(&host, settings.runtime, network.mode, &settings.places).await?;
     runtime.check_apparmor(settings.apparmor.as_deref())?;
+    let advice = runtime
+        .prepare_selinux(&settings.selinux, &settings.source_cache())
+        .await?;
     let name = ContainerName::of(job.id);
     let ready = runtime
         .ready(name.as_str(), &network, &work_dir, slot)
@@ -38,6 +43,7 @@ pub(crate) async fn set_up(
         host,
         runtime: Arc::new(runtime),
         ready,
+        advice,
     })
 }
 

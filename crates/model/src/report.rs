@@ -133,6 +133,8 @@ pub struct Report {
     pub image_digest: Option<String>,
     /// How the sandbox was made, once chosen.
     pub runtime: Option<RuntimeKind>,
+    /// The SELinux label that the job was seen to have before its first instruction, where the host has SELinux.
+    pub selinux_label: Option<String>,
     /// Stages in order, those that began.
     pub stages: Vec<StageTime>,
     /// From the first stage to the end of clean-up, in milliseconds.
@@ -164,6 +166,7 @@ impl Report {
             source_cached: None,
             image_digest: None,
             runtime: None,
+            selinux_label: None,
             stages: Vec::new(),
             total_ms: 0.0,
             resources: ResourceUse::default(),

@@ -76,6 +76,9 @@ pub(crate) trait Container: Debug + Send + Sync {
         spec: &'a SandboxSpec,
     ) -> Doing<'a, Result<Vec<PathBuf>, SandboxError>>;
 
+    /// The SELinux label of the job's first process that was read back before it ran, if it has one.
+    fn label(&self) -> Option<String>;
+
     /// The user namespace that the job's own was made from, if that is not the helper's.
     fn user_namespace(&self) -> Option<PathBuf>;
 }

@@ -13,7 +13,8 @@ use crate::cgroup::JobCgroup;
 use crate::contract::Container;
 use crate::crun::{self, CrunRuntime, CrunSandbox};
 use crate::podman::PodmanRuntime;
-use crate::{Access, Host, Missing, Network, Sandbox, SandboxError, SandboxSpec};
+use crate::selinux::{self, Labelling, Labels};
+use crate::{Access, Host, Missing, Network, Sandbox, SandboxError, SandboxSpec, Selinux};
 
 /// Where a runtime finds things that the environment of the process names.
 #[derive(Clone, Debug)]
@@ -30,6 +31,7 @@ pub struct RuntimePlaces {
 #[derive(Debug)]
 pub struct Runtime {
     host: Host,
+    state: PathBuf,
     made_by: MadeBy,
 }
 
@@ -76,6 +78,7 @@ impl Runtime {
         };
         Ok(Self {
             host: host.clone(),
+            state: places.state.clone(),
             made_by,
         })
     }
@@ -177,6 +180,13 @@ impl Runtime {
             let _ = self.release(ready).await;
             return Err(error);
         }
+        let labels = match self.labels(spec).await {
+            Ok(labels) => labels,
+            Err(error) => {
+                let _ = self.release(ready).await;
+                return Err(error);
+            }
+        };
         // Noted before it is made: whoever finds the directory knows of the cgroup.
         let note = spec.work.join(CGROUP_NOTE);
         let noted = fs::write(
@@ -192,9 +202,10 @@ impl Runtime {
         }
         let Ready { crun: ready, slot } = ready;
         let container: Box<dyn Container> = match (&self.made_by, ready) {
-            (MadeBy::Crun(crun), Some(ready)) => {
-                Box::new(self.create_crun(crun, spec, ready).await?)
-            }
+            (MadeBy::Crun(crun), Some(ready)) => Box::new(
+                self.create_crun(crun, spec, ready, labels.as_deref())
+                    .await?,
+            ),
             (MadeBy::Crun(_), None) => {
                 return Err(SandboxError::Crun(
                     "its namespaces are not ready".to_owned(),
@@ -204,10 +215,48 @@ impl Runtime {
                 for mount in spec.mounts.iter().filter(|m| m.access == Access::ReadWrite) {
                     self.host.userns.give(&mount.host, slot).await?;
                 }
-                Box::new(Box::pin(podman.create(&self.host, spec, slot)).await?)
+                Box::new(Box::pin(podman.create(&self.host, spec, slot, labels.clone())).await?)
             }
         };
-        Sandbox::complete(container, Arc::clone(&self.host.userns), spec).await
+        Sandbox::complete(container, Arc::clone(&self.host.userns), spec, labels).await
+    }
+
+    /// Whether jobs can have the SELinux labels that the host's owner wants; and what the user should know about them.
+    /// `shared` is a tree that all jobs may read from.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Host`] when the host cannot do it, [`SandboxError::File`] when the tree cannot be labelled.
+    pub async fn prepare_selinux(
+        &self,
+        wanted: &Selinux,
+        shared: &Path,
+    ) -> Result<Option<String>, SandboxError> {
+        let advice = match selinux::labels(wanted, self.kind(), &self.state)? {
+            Labelling::None => return Ok(None),
+            Labelling::Labels(_) => None,
+            Labelling::Cannot(why) => Some(format!(
+                "jobs run without SELinux labels, which is possible only because nothing is enforced: {why}"
+            )),
+        };
+        let (wanted, shared) = (wanted.clone(), shared.to_owned());
+        blocking(move || match shared.exists() {
+            true => selinux::share(&wanted, &shared),
+            false => Ok(()),
+        })
+        .await?;
+        Ok(advice)
+    }
+
+    /// The labels of one job, which what it sees of the host has after this.
+    async fn labels(&self, spec: &SandboxSpec) -> Result<Option<Arc<Labels>>, SandboxError> {
+        let labels = match selinux::labels(&spec.selinux, self.kind(), &self.state)? {
+            Labelling::Labels(labels) => Arc::new(*labels),
+            Labelling::None | Labelling::Cannot(_) => return Ok(None),
+        };
+        let (given, spec) = (Arc::clone(&labels), spec.clone());
+        blocking(move || given.give(&spec)).await?;
+        Ok(Some(labels))
     }
 
     /// The cgroup that the job of this name gets.
@@ -276,6 +325,7 @@ impl Runtime {
         crun: &CrunRuntime,
         spec: &SandboxSpec,
         ready: crun::Ready,
+        labels: Option<&Labels>,
     ) -> Result<CrunSandbox, SandboxError> {
         let cgroup = JobCgroup::create(
             &self.host.delegation,
@@ -292,7 +342,7 @@ impl Runtime {
             }
         };
         let mut sandbox = CrunSandbox::new(crun, spec, ready, cgroup);
-        match sandbox.write(crun, spec) {
+        match sandbox.write(crun, spec, labels) {
             Ok(()) => Ok(sandbox),
             Err(error) => {
                 sandbox.remove().await;
@@ -307,6 +357,15 @@ impl Runtime {
 pub struct Ready {
     crun: Option<crun::Ready>,
     slot: IdSlot,
+}
+
+/// A tree of files may take long.
+async fn blocking(
+    work: impl FnOnce() -> Result<(), SandboxError> + Send + 'static,
+) -> Result<(), SandboxError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| SandboxError::Helper(e.to_string()))?
 }
 
 /// Where an attempt's work directory says which cgroup is its.

@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::contract::Container;
 use crate::logs::Logs;
+use crate::selinux::Labels;
 use crate::userns::UserNamespace;
 use crate::{DiskWatch, Exit, Leftover, SandboxError, SandboxSpec};
 
@@ -33,6 +34,8 @@ pub struct Sandbox {
     watched: bool,
     limits: Limits,
     started: bool,
+    /// Kept for its categories: no other job has them as long as this one may have processes.
+    _labels: Option<Arc<Labels>>,
 }
 
 impl Sandbox {
@@ -41,8 +44,10 @@ impl Sandbox {
         container: Box<dyn Container>,
         userns: Arc<UserNamespace>,
         spec: &SandboxSpec,
+        labels: Option<Arc<Labels>>,
     ) -> Result<Self, SandboxError> {
         let mut sandbox = Self {
+            _labels: labels,
             container,
             userns,
             disk: None,
@@ -171,6 +176,13 @@ impl Sandbox {
             limits.unlimited.push("disk".to_owned());
         }
         limits
+    }
+
+    /// The SELinux label of the job that was read back before its first instruction. None where there is no SELinux, and
+    /// before the job runs.
+    #[must_use]
+    pub fn label(&self) -> Option<String> {
+        self.container.label()
     }
 
     /// Removes it: processes, cgroup, mounts, namespaces, network. Never stops early; safe to repeat.

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use bryo_model::{ContainerName, Destination, Egress, LimitPolicy, Limits, NetworkMode};
 
+use crate::Selinux;
+
 /// Whether the job may write through a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -121,6 +123,8 @@ pub struct SandboxSpec {
     pub read_only_root: bool,
     /// Name of a loaded AppArmor profile that the job runs under.
     pub apparmor: Option<String>,
+    /// Which SELinux labels it has, where the host has SELinux.
+    pub selinux: Selinux,
     /// Its bounds. The time limits are the engine's matter.
     pub limits: Limits,
     /// What to do about a bound that this host cannot enforce.

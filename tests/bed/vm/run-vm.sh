@@ -1,9 +1,9 @@
 #!/bin/bash
-# run-vm.sh [-s SUITE] [-i DIR] [-t SECONDS] [-b SECONDS] [-n TRIES] [-m MIB] PAYLOAD OUT - one run in a booted guest
+# run-vm.sh [-s GUEST] [-i DIR] [-t SECONDS] [-b SECONDS] [-n TRIES] [-m MIB] PAYLOAD OUT - one run in a booted guest
 #
 #   PAYLOAD     a directory with run.sh, which root runs in the guest, with $BED_PAYLOAD (that directory) and $BED_OUT
 #   OUT         gets what run.sh left in $BED_OUT, and: log (its output), rc, uptime, journal, console (serial port)
-#   -s, -i      the guest: of build-rootfs.sh for SUITE (default bookworm), or in DIR
+#   -s, -i      the guest: one of build-rootfs.sh (default bookworm; trixie, trixie-selinux), or in DIR
 #   -t, -b      the limits of a whole run (600) and of the boot until run.sh begins (180)
 #   -n          how often a guest that did not get as far as run.sh is started (3)
 #   -m          memory of the guest (2048)
@@ -65,7 +65,7 @@ machine=(-nodefaults -no-user-config -display none -no-reboot -machine q35 -acce
   -drive "if=none,id=out,file=$work/out.img,format=raw" -device virtio-blk-pci,drive=out,serial=out)
 # An oops ends the guest at once (oops=panic panic=-1 and -no-reboot) instead of leaving it half alive.
 kernel="console=ttyS0 loglevel=4 root=/dev/nvme0n1 rw rootwait rootfstype=ext4 systemd.unit=bryo-bed.target"
-kernel+=" mitigations=off audit=0 lsm=landlock,capability,yama,apparmor nokaslr oops=panic panic=-1 random.trust_cpu=on"
+kernel+=" mitigations=off $(cat "$image/security") nokaslr oops=panic panic=-1 random.trust_cpu=on"
 kernel+=" systemd.show_status=0 cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1"
 
 began() { grep -aq BRYO-BED-START "$work/console"; }

@@ -13,7 +13,7 @@ use bryo_depot::{S3Credentials, S3Depot, S3Settings, S3Tuning};
 use bryo_engine::{Engine, NetworkSettings, Settings};
 use bryo_image::PullOptions;
 use bryo_model::{ByteSize, Ceiling, Egress, JobId, LimitPolicy, Limits, NetworkMode, Secret};
-use bryo_sandbox::RuntimePlaces;
+use bryo_sandbox::{RuntimePlaces, Selinux};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -174,6 +174,7 @@ fn engine_settings(dir: &Path) -> Settings {
         network: NetworkSettings::default(),
         own_ids: false,
         apparmor: None,
+        selinux: Selinux::Off,
     }
 }
 

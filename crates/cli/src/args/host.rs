@@ -50,6 +50,11 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "NAME", help_heading = HOST)]
     apparmor_profile: Option<String>,
 
+    /// SELinux labels of the job: auto (as the host's policy has them for containers), off, or the type of its processes
+    /// [env: BRYO_SELINUX]
+    #[arg(long, value_name = "TYPE", help_heading = HOST)]
+    selinux: Option<String>,
+
     /// The most that any job gets on this host, for example timeout=2h,memory=8g,pids=4096 [env: BRYO_AT_MOST]
     #[arg(long, value_name = "NAME=VALUE,...", value_parser = ceiling, help_heading = LIMITS)]
     at_most: Option<String>,
@@ -110,6 +115,7 @@ impl HostArgs {
                 "--apparmor-profile",
                 self.apparmor_profile.as_ref(),
             )
+            .say(&config::SELINUX, "--selinux", self.selinux.as_ref())
             .at_most(self.at_most.clone())
             .path(&config::AUTHFILE, "--authfile", self.authfile.as_deref())
             .say(&config::PLAIN_HTTP, "--plain-http", self.plain_http)

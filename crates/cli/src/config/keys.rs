@@ -183,6 +183,7 @@ keys! {
     PASS_PROXY = Key::new("host.pass-proxy", Kind::Flag, Is("false")).variable("BRYO_PASS_PROXY");
     OWN_IDS = Key::new("host.own-ids", Kind::Flag, Is("false")).variable("BRYO_OWN_IDS");
     APPARMOR_PROFILE = Key::new("host.apparmor-profile", Kind::Text, Absent).variable("BRYO_APPARMOR_PROFILE");
+    SELINUX = Key::new("host.selinux", Kind::Text, Is("auto")).variable("BRYO_SELINUX");
     AUTHFILE = Key::new("host.authfile", Kind::Path, Found("where podman and skopeo look")).variable("REGISTRY_AUTH_FILE");
     PLAIN_HTTP = Key::new("host.plain-http", Kind::Flag, Is("false"));
     MOST_MEMORY = Key::new("host.at-most.memory", Kind::Size, Absent);

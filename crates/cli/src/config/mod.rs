@@ -42,7 +42,7 @@ pub(crate) use settings::{AgentConfig, Places, Reader, SecretPlaces, hideable};
 /// The keys that options say.
 pub(crate) use keys::{
     APPARMOR_PROFILE, AUTHFILE, CA_BUNDLE, CACHE, CLOSED, CONTROL, HOST_NETWORK, LISTEN, LOG,
-    OWN_IDS, PASS_PROXY, PLAIN_HTTP, REACH_HOST, RUNTIME, SLOTS, STATE, WORK,
+    OWN_IDS, PASS_PROXY, PLAIN_HTTP, REACH_HOST, RUNTIME, SELINUX, SLOTS, STATE, WORK,
 };
 
 use effective::Effective;

@@ -19,6 +19,7 @@ use bryo_model::NetworkMode;
 use crate::privileges::{
     CAPABILITIES, MASKED_PATHS, OPEN_FILES, READONLY_PATHS, SCRATCH, SCRATCH_OPTIONS,
 };
+use crate::selinux::Labels;
 use crate::spec::{Access, SandboxSpec, UserIds};
 
 /// What the bundle says beyond the recipe: where the worker puts things.
@@ -35,6 +36,8 @@ pub(super) struct Placement<'a> {
     pub(super) network_namespace: Option<&'a Path>,
     /// The container's own cgroup.
     pub(super) cgroup: &'a str,
+    /// The SELinux labels of the job.
+    pub(super) labels: Option<&'a Labels>,
     /// The filter as crun compiled it before.
     pub(super) compiled_filter: Option<String>,
 }
@@ -80,6 +83,7 @@ pub(super) fn config(
         .no_new_privileges(true)
         .build()?;
     process.set_apparmor_profile(spec.apparmor.clone());
+    process.set_selinux_label(place.labels.map(|labels| labels.process().to_string()));
     let linux = LinuxBuilder::default()
         .cgroups_path(place.cgroup)
         .resources(LinuxResourcesBuilder::default().build()?)
@@ -104,6 +108,7 @@ pub(super) fn config(
     // The builder's default uid mappings would contradict the namespace that is joined.
     if let Some(linux) = config.linux_mut() {
         linux.set_uid_mappings(None).set_gid_mappings(None);
+        linux.set_mount_label(place.labels.map(|labels| labels.file().to_string()));
     }
     if let Some(program) = &place.compiled_filter {
         let annotation = (filter::ANNOTATION.to_owned(), program.clone());

@@ -3,8 +3,12 @@
 //! `crun run --detach` leaves the container's first process without a parent, and the kernel gives it to the nearest
 //! subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`): the worker. `crun run` in the foreground would turn a signal into an
 //! exit code, which a job can fake.
+//!
+//! A job with SELinux labels is made first and started afterwards, for crun says nothing when it sets none: it looks for the
+//! word `selinux` among the mounts, and without it takes the host for one without SELinux.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,6 +19,7 @@ use rustix::process::{WaitOptions, WaitStatus, wait};
 use serde::{Deserialize, Serialize};
 
 use super::worker::Instructions;
+use crate::selinux;
 
 /// How the job's first process ended, as the worker writes it down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,27 +35,61 @@ impl End {
     }
 }
 
-/// Starts crun and waits for the end of the job. What crun complains about is in its own log.
+/// Has crun make the container and waits for the end of the job. What crun complains about is in its own log.
 pub(super) fn run(todo: &Instructions) -> Result<(), String> {
-    let [crun, rest @ ..] = todo.crun.as_slice() else {
-        return Err("no command".to_owned());
-    };
     if is_orphan(todo) {
         return Err("the agent is gone".to_owned());
     }
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| format!("could not become the job's parent: {e}"))?;
-    let crun = Command::new(crun)
-        .args(rest)
-        .spawn()
-        .map_err(|e| format!("could not start {}: {e}", Path::new(crun).display()))?;
-    let crun = i32::try_from(crun.id()).map_err(|e| e.to_string())?;
-    let Some(end) = reap(crun, todo)? else {
+    if let Some(label) = todo
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.pipes.as_ref())
+    {
+        selinux::label_own_output(label)?;
+    }
+    let mut children = Children::default();
+    if !children.succeeds(&todo.crun)? {
+        return Ok(());
+    }
+    if is_orphan(todo) {
+        // Who dies before the job is in its cgroup has it killed there too early. If the agent lives at this moment, its
+        // helper's kill comes later.
+        kill_all(todo);
+    }
+    let job = job(&todo.pid_file)?;
+    if let Some(labels) = &todo.labels {
+        if let Err(why) = selinux::read_back(job, "exec", &labels.process) {
+            kill_all(todo);
+            return Err(format!("crun did not label the job: {why}"));
+        }
+        fs::write(&labels.seen, &labels.process)
+            .map_err(|e| format!("could not write {}: {e}", labels.seen.display()))?;
+        if !children.succeeds(&labels.start)? {
+            kill_all(todo);
+            return Ok(());
+        }
+    }
+    let Some(end) = children.wait_for(job)? else {
         return Ok(());
     };
     let text = serde_json::to_vec(&end).map_err(|e| e.to_string())?;
     write_into(&todo.end_file, &text)
         .map_err(|e| format!("could not write {}: {e}", todo.end_file.display()))
+}
+
+fn kill_all(todo: &Instructions) {
+    let _ = fs::write(todo.cgroup.join("cgroup.kill"), "1");
+}
+
+/// The job's first process, as crun wrote it down.
+fn job(pid_file: &Path) -> Result<i32, String> {
+    let text = fs::read_to_string(pid_file)
+        .map_err(|e| format!("could not read {}: {e}", pid_file.display()))?;
+    text.trim()
+        .parse()
+        .map_err(|_| format!("crun wrote {text:?} as the job's process id"))
 }
 
 /// Whether the agent that started this has died.
@@ -75,36 +114,41 @@ pub(super) fn read(file: &Path) -> Option<End> {
     serde_json::from_slice(&fs::read(file).ok()?).ok()
 }
 
-/// Waits for crun, and then for the process that it named. `None` when crun could not make the container.
-fn reap(crun: i32, todo: &Instructions) -> Result<Option<End>, String> {
-    let pid_file = &todo.pid_file;
-    let mut ended = HashMap::new();
-    loop {
-        if let Some(status) = ended.get(&crun) {
-            if *status != Some(End::Code(0)) {
-                return Ok(None);
+/// How those of our children ended that did, whether we started them or they were given to us.
+#[derive(Default)]
+struct Children {
+    ended: HashMap<i32, Option<End>>,
+}
+
+impl Children {
+    /// Runs a program to its end. Whether that was a good one.
+    fn succeeds(&mut self, command: &[OsString]) -> Result<bool, String> {
+        let [program, rest @ ..] = command else {
+            return Err("no command".to_owned());
+        };
+        let child = Command::new(program)
+            .args(rest)
+            .spawn()
+            .map_err(|e| format!("could not start {}: {e}", Path::new(program).display()))?;
+        let child = i32::try_from(child.id()).map_err(|e| e.to_string())?;
+        // A number can be given again.
+        self.ended.remove(&child);
+        Ok(self.wait_for(child)? == Some(End::Code(0)))
+    }
+
+    fn wait_for(&mut self, pid: i32) -> Result<Option<End>, String> {
+        loop {
+            if let Some(end) = self.ended.get(&pid) {
+                return Ok(*end);
             }
-            if is_orphan(todo) {
-                // Who dies before the job is in its cgroup has it killed there too early. If the agent lives at this moment,
-                // its helper's kill comes later.
-                let _ = fs::write(todo.cgroup.join("cgroup.kill"), "1");
+            match wait(WaitOptions::empty()) {
+                Ok(Some((pid, status))) => {
+                    self.ended
+                        .insert(pid.as_raw_nonzero().get(), End::of(status));
+                }
+                Ok(None) | Err(Errno::INTR) => {}
+                Err(error) => return Err(format!("the job's first process was lost: {error}")),
             }
-            let job = fs::read_to_string(pid_file)
-                .map_err(|e| format!("could not read {}: {e}", pid_file.display()))?;
-            let job: i32 = job
-                .trim()
-                .parse()
-                .map_err(|_| format!("crun wrote {job:?} as the job's process id"))?;
-            if let Some(Some(end)) = ended.get(&job) {
-                return Ok(Some(*end));
-            }
-        }
-        match wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) => {
-                ended.insert(pid.as_raw_nonzero().get(), End::of(status));
-            }
-            Ok(None) | Err(Errno::INTR) => {}
-            Err(error) => return Err(format!("the job's first process was lost: {error}")),
         }
     }
 }

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use super::bundle::{self, Placement};
 use super::filter::Filter;
 use super::parent::{self, End};
-use super::worker::{self, HostMount, Instructions};
+use super::worker::{self, HostMount, Instructions, JobLabels};
 use super::{CrunRuntime, Ready};
 use crate::apparmor;
 use crate::cgroup::{JobCgroup, name_of};
@@ -21,6 +21,7 @@ use crate::contract::{Container, Doing};
 use crate::logs::Logs;
 use crate::network::{DNS, Traffic, resolver};
 use crate::proc::{handles, is_first};
+use crate::selinux::Labels;
 use crate::userns::{Role, UserNamespace};
 use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
 
@@ -69,6 +70,7 @@ impl CrunSandbox {
         &self,
         runtime: &CrunRuntime,
         spec: &SandboxSpec,
+        labels: Option<&Labels>,
     ) -> Result<(), SandboxError> {
         let Root::Layers { dirs, user } = &spec.root else {
             return Err(SandboxError::Crun(
@@ -99,6 +101,7 @@ impl CrunSandbox {
                 user_namespace: nested.user(),
                 network_namespace: nested.net(),
                 cgroup: &name_of(&self.cgroup.dir().join(BOX)),
+                labels,
                 compiled_filter: runtime.filter.compiled(),
             },
         )
@@ -121,7 +124,19 @@ impl CrunSandbox {
                 .into_iter()
                 .map(|(name, text)| (name.to_owned(), text))
                 .collect(),
-            crun: self.crun_run(),
+            crun: self.crun_make(if labels.is_some() {
+                &["create"]
+            } else {
+                &["run", "--detach"]
+            }),
+            labels: labels.map(|labels| JobLabels {
+                process: labels.process().to_string(),
+                file: labels.file().to_string(),
+                shared: labels.shared().to_string(),
+                pipes: labels.pipes().map(ToString::to_string),
+                start: self.crun_start(),
+                seen: self.label_file(),
+            }),
             agent: std::process::id(),
             cgroup: self.cgroup.dir().to_owned(),
             pid_file: self.pid_file(),
@@ -165,10 +180,23 @@ impl CrunSandbox {
         self.work.join("crun.log")
     }
 
-    fn crun_run(&self) -> Vec<OsString> {
+    /// Where the worker writes the label that it has read back.
+    fn label_file(&self) -> PathBuf {
+        self.work.join("label")
+    }
+
+    fn crun_start(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec![self.crun.clone().into()];
         args.extend(self.crun_options());
-        args.extend(["run".into(), "--detach".into()]);
+        args.extend(["start".into(), self.name.clone().into()]);
+        args
+    }
+
+    /// The command that makes the container: at once with its job, or before it.
+    fn crun_make(&self, command: &[&str]) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec![self.crun.clone().into()];
+        args.extend(self.crun_options());
+        args.extend(command.iter().map(OsString::from));
         args.extend(["--bundle".into(), self.bundle().into()]);
         args.extend(["--pid-file".into(), self.pid_file().into()]);
         args.push(self.name.clone().into());
@@ -349,6 +377,10 @@ impl Container for CrunSandbox {
         let mut all = spec.writable_mounts();
         all.push(self.overlay());
         Box::pin(std::future::ready(Ok(all)))
+    }
+
+    fn label(&self) -> Option<String> {
+        fs::read_to_string(self.label_file()).ok()
     }
 
     fn user_namespace(&self) -> Option<PathBuf> {

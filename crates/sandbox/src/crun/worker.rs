@@ -42,7 +42,9 @@ pub(super) struct Instructions {
     pub(super) mounts: Vec<HostMount>,
     /// Contents of files in `/etc`.
     pub(super) etc: Vec<(String, String)>,
+    /// What makes the container; the job runs at once, or waits for its start where it has labels.
     pub(super) crun: Vec<OsString>,
+    pub(super) labels: Option<JobLabels>,
     /// Bryo itself, and the job's cgroup.
     pub(super) agent: u32,
     pub(super) cgroup: PathBuf,
@@ -50,6 +52,23 @@ pub(super) struct Instructions {
     pub(super) pid_file: PathBuf,
     /// Where the end of that process goes.
     pub(super) end_file: PathBuf,
+}
+
+/// SELinux labels.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct JobLabels {
+    /// Of the job's processes, as it is compared with what crun has set.
+    pub(super) process: String,
+    /// Of the job's root.
+    pub(super) file: String,
+    /// Of what is only read.
+    pub(super) shared: String,
+    /// What the pipes of the job's output must be given.
+    pub(super) pipes: Option<String>,
+    /// What lets the job go.
+    pub(super) start: Vec<OsString>,
+    /// Where the label goes that was read back.
+    pub(super) seen: PathBuf,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -107,7 +126,10 @@ fn make_box(todo: &Instructions) -> Result<(), String> {
         place,
         Some("tmpfs"),
         flags,
-        Some("mode=755,size=1m".as_ref()),
+        Some(&with_context(
+            "mode=755,size=1m",
+            todo.labels.as_ref().map(|labels| labels.shared.as_str()),
+        )),
     )?;
     for dir in ["root", "mounts", "etc"] {
         make_dir(&place.join(dir))?;
@@ -131,7 +153,11 @@ fn overlay(todo: &Instructions) -> Result<(), String> {
     chown(&upper, Some(uid), Some(gid))
         .map_err(|e| format!("could not give {} to the job: {e}", upper.display()))?;
     // volatile: the upper directory dies with the job, so nothing of it needs to reach the disk.
-    let mut options = OsString::from("userxattr,volatile,lowerdir=");
+    let mut options = with_context(
+        "userxattr,volatile",
+        todo.labels.as_ref().map(|labels| labels.file.as_str()),
+    );
+    options.push(",lowerdir=");
     let shared = shared_directory(&todo.layers);
     if let Some(dir) = shared {
         std::env::set_current_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
@@ -163,6 +189,14 @@ fn overlay(todo: &Instructions) -> Result<(), String> {
     )
     .map_err(|e| {
         format!("{e}; the host's kernel must allow overlay mounts in user namespaces (5.11 or newer), and the work directory must not be on an overlay itself")
+    })
+}
+
+/// Options of a mount, all of whose files have this SELinux label. The commas of its level are in quotes.
+fn with_context(options: &str, label: Option<&str>) -> OsString {
+    OsString::from(match label {
+        Some(label) => format!("{options},context=\"{label}\""),
+        None => options.to_owned(),
     })
 }
 
@@ -251,6 +285,13 @@ fn do_mount(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_is_one_option() {
+        assert_eq!(with_context("a,b", None), "a,b");
+        let labelled = with_context("a", Some("u:r:t:s0:c1,c2"));
+        assert_eq!(labelled, "a,context=\"u:r:t:s0:c1,c2\"");
+    }
 
     #[test]
     fn separators_in_paths_are_escaped() {

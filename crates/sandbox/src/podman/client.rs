@@ -16,6 +16,7 @@ use super::info::{self, PodmanInfo};
 use super::network::resolver_file;
 use super::request::{Answer, Call};
 use crate::seccomp;
+use crate::selinux::Labels;
 use crate::{SandboxError, SandboxSpec};
 
 /// The first container of an image makes podman write the image again for the job's ids, which takes its time.
@@ -86,6 +87,7 @@ impl PodmanClient {
         &self,
         spec: &SandboxSpec,
         placement: &Placement,
+        labels: Option<&Labels>,
     ) -> Result<PodmanContainer, SandboxError> {
         #[derive(Deserialize)]
         struct Created {
@@ -100,6 +102,7 @@ impl PodmanClient {
             hosts: &hosts,
             seccomp: &seccomp,
             resolver: resolver.as_ref().map(|(path, _)| path.as_path()),
+            labels,
             open_files: most_open_files(),
         };
         let recipe = Create::new(spec, placement, &host)?;
@@ -107,6 +110,12 @@ impl PodmanClient {
         write_filter(&seccomp)?;
         if let Some((path, text)) = &resolver {
             fs::write(path, text).map_err(SandboxError::file("write", path))?;
+        }
+        if let Some(labels) = labels {
+            let mounted = resolver.as_ref().map(|(path, _)| path);
+            std::iter::once(&hosts)
+                .chain(mounted)
+                .try_for_each(|file| labels.share(file))?;
         }
         let made = async {
             let call = Call::post("/containers/create").json(&recipe)?;
@@ -118,7 +127,7 @@ impl PodmanClient {
                 self.clone(),
                 created.id,
                 placement.cgroup_dir.clone(),
-                recipe.expected(&self.info),
+                recipe.expected(&self.info, labels),
             )),
             // A refusal leaves nothing; after any other end podman may still have made it.
             Err(error) => {

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use super::client::PodmanClient;
 use super::error::RequestError;
 use super::logs::PodmanLogs;
-use super::proof::{self, Expected, HostConfig};
+use super::proof::{self, Confinement, Expected, HostConfig};
 use super::request::Call;
 use super::watch::{Refusals, Watch};
 use crate::network::{Counters, Traffic};
@@ -96,6 +96,8 @@ struct GraphData {
 struct Made {
     state: State,
     host_config: HostConfig,
+    process_label: String,
+    mount_label: String,
     graph_driver: Option<GraphDriver>,
 }
 
@@ -151,8 +153,12 @@ impl PodmanContainer {
                 "the prepared container has no process".to_owned(),
             ));
         }
-        let cgroup =
-            proof::before_start(pid, &self.cgroup_parent, &made.host_config, &self.expected)?;
+        let confinement = Confinement {
+            host_config: &made.host_config,
+            process_label: &made.process_label,
+            mount_label: &made.mount_label,
+        };
+        let cgroup = proof::before_start(pid, &self.cgroup_parent, confinement, &self.expected)?;
         let watch = Watch::open(&cgroup).map_err(SandboxError::file("watch", &cgroup))?;
         self.die_whole(&cgroup);
         self.ready = Some(Ready {

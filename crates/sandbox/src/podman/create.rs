@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use super::info::PodmanInfo;
 use super::network::{Options, network};
-use super::proof::{Expected, Wanted, capability_bits, host_ids};
+use super::proof::{Expected, ExpectedLabels, Wanted, capability_bits, host_ids};
 use crate::privileges::{OPEN_FILES, SCRATCH, SCRATCH_OPTIONS};
-use crate::{Access, CAPABILITIES, Missing, Root, SandboxError, SandboxSpec};
+use crate::selinux::Labels;
+use crate::{Access, CAPABILITIES, Missing, Root, SandboxError, SandboxSpec, Selinux};
 
 /// The label by which a container is known to be ours; its value is the sandbox's name.
 pub(super) const LABEL: &str = "org.bryo.job";
@@ -63,6 +64,8 @@ pub(super) struct Create<'a> {
     seccomp_profile_path: &'a Path,
     #[serde(skip_serializing_if = "Option::is_none")]
     apparmor_profile: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    selinux_opts: Vec<String>,
     systemd: &'static str,
     #[serde(rename = "sdnotifyMode")]
     sdnotify_mode: &'static str,
@@ -158,6 +161,8 @@ pub(super) struct Host<'a> {
     pub(super) info: &'a PodmanInfo,
     /// Our own `/etc/hosts` for the job.
     pub(super) hosts: &'a Path,
+    /// The job's SELinux labels.
+    pub(super) labels: Option<&'a Labels>,
     /// Our own system-call filter.
     pub(super) seccomp: &'a Path,
     /// Our own `/etc/resolv.conf` for it, where we know who answers; else podman's.
@@ -209,6 +214,7 @@ impl<'a> Create<'a> {
             read_write_tmpfs: spec.read_only_root,
             seccomp_profile_path: host.seccomp,
             apparmor_profile: spec.apparmor.as_deref(),
+            selinux_opts: selinux_options(&spec.selinux, host.labels),
             systemd: "false",
             sdnotify_mode: "ignore",
             healthconfig: Health { test: ["NONE"] },
@@ -242,7 +248,7 @@ impl<'a> Create<'a> {
     }
 
     /// What a container of this recipe is like.
-    pub(super) fn expected(&self, info: &PodmanInfo) -> Expected {
+    pub(super) fn expected(&self, info: &PodmanInfo, labels: Option<&Labels>) -> Expected {
         let (ids, open_files) = (self.idmappings.uids[0], &self.r_limits[0]);
         let binds = self.mounts.iter().filter(|mount| mount.kind == "bind");
         Expected {
@@ -266,6 +272,10 @@ impl<'a> Create<'a> {
                 capability_bits()
             },
             open_files: open_files.hard,
+            labels: labels.map(|labels| ExpectedLabels {
+                process: labels.process().to_string(),
+                file: labels.file().to_string(),
+            }),
         }
     }
 }
@@ -287,6 +297,18 @@ fn ids(slot: IdSlot, info: &PodmanInfo) -> Result<IdMap, SandboxError> {
         host_id: slot.first(),
         size: info.subordinate_ids.min(IdSlot::IDS),
     })
+}
+
+/// Podman takes the rest of a label from the same file of the policy as we do.
+fn selinux_options(wanted: &Selinux, labels: Option<&Labels>) -> Vec<String> {
+    let Some(labels) = labels else {
+        let off = *wanted == Selinux::Off;
+        return off.then(|| "disable".to_owned()).into_iter().collect();
+    };
+    let level = labels.process().level();
+    let level = level.map(|level| format!("level:{level}"));
+    let kind = format!("type:{}", labels.process().kind());
+    std::iter::once(kind).chain(level).collect()
 }
 
 /// What a container's ids are on the host.

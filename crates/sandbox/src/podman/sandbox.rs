@@ -3,6 +3,7 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bryo_model::{IdSlot, NetworkMode, ResourceUse};
@@ -20,6 +21,7 @@ use crate::logs::Logs;
 use crate::network::{Traffic, close_network, rules};
 use crate::proc::{handles, is_in, parent_of};
 use crate::runtime::RuntimePlaces;
+use crate::selinux::{self, Labels};
 use crate::userns::UserNamespace;
 use crate::{Exit, Host, Leftover, Missing, SandboxError, SandboxSpec};
 
@@ -128,6 +130,7 @@ impl PodmanRuntime {
         host: &Host,
         spec: &SandboxSpec,
         slot: IdSlot,
+        labels: Option<Arc<Labels>>,
     ) -> Result<PodmanSandbox, SandboxError> {
         let client = self.client_with(slot).await?;
         let name = spec.name.as_str();
@@ -146,6 +149,8 @@ impl PodmanRuntime {
             container: None,
             cgroup,
             init: None,
+            labels,
+            seen: None,
         };
         match sandbox.make(spec, slot, &host.userns).await {
             Ok(()) => Ok(sandbox),
@@ -167,6 +172,9 @@ pub(crate) struct PodmanSandbox {
     container: Option<PodmanContainer>,
     cgroup: JobCgroup,
     init: Option<Init>,
+    labels: Option<Arc<Labels>>,
+    /// The label that was read back.
+    seen: Option<String>,
 }
 
 impl PodmanSandbox {
@@ -181,7 +189,10 @@ impl PodmanSandbox {
             cgroup_dir: self.cgroup.dir().to_owned(),
             slot,
         };
-        let container = self.client.create(spec, &placement).await?;
+        let container = {
+            let labels = self.labels.as_deref();
+            self.client.create(spec, &placement, labels).await?
+        };
         let container = self.container.insert(container);
         let init = container.init().await?;
         if let Init::Ready { pid } = init
@@ -190,10 +201,14 @@ impl PodmanSandbox {
             proof::ids(pid, userns.pid(), slot)?;
         }
         if let Init::Ready { pid } = init
+            && let Some(label) = self.labels.as_ref().and_then(|labels| labels.pipes())
+        {
+            selinux::label_output(pid, &namespace_of(pid)?, label).await?;
+        }
+        if let Init::Ready { pid } = init
             && spec.network.mode == NetworkMode::Isolated
         {
-            let owner = podmans_namespace(pid)
-                .ok_or_else(|| SandboxError::Podman("the prepared container is gone".to_owned()))?;
+            let owner = namespace_of(pid)?;
             let net = PathBuf::from(format!("/proc/{pid}/ns/net"));
             let rules = rules(&spec.network, dns(self.client.info()))?;
             let counters = close_network(&owner, &net, &rules).await?;
@@ -244,6 +259,7 @@ impl PodmanSandbox {
             let _ = self.kill();
             return Err(error);
         }
+        self.seen = (self.labels.as_ref()).map(|labels| labels.process().to_string());
         Ok(Logs::of_podman(logs))
     }
 
@@ -375,12 +391,21 @@ impl Container for PodmanSandbox {
         Box::pin(std::future::ready(Self::writable(self, spec)))
     }
 
+    fn label(&self) -> Option<String> {
+        self.seen.clone()
+    }
+
     fn user_namespace(&self) -> Option<PathBuf> {
         match self.init {
             Some(Init::Ready { pid }) => podmans_namespace(pid),
             _ => None,
         }
     }
+}
+
+fn namespace_of(pid: i32) -> Result<PathBuf, SandboxError> {
+    let gone = || SandboxError::Podman("the prepared container is gone".to_owned());
+    podmans_namespace(pid).ok_or_else(gone)
 }
 
 /// Podman's own user namespace, which owns a container's others: that of conmon, its first process' parent.

@@ -32,10 +32,12 @@ pub enum Role {
     Nameless,
     /// Sets the rules of a job's network namespace.
     CloseNetwork,
+    /// Labels the pipes of a container's output.
+    LabelOutput,
 }
 
 impl Role {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Helper,
         Self::Nested,
         Self::Inside,
@@ -43,6 +45,7 @@ impl Role {
         Self::Worker,
         Self::Nameless,
         Self::CloseNetwork,
+        Self::LabelOutput,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -54,6 +57,7 @@ impl Role {
             Self::Worker => "__worker",
             Self::Nameless => "__nameless",
             Self::CloseNetwork => "__close-network",
+            Self::LabelOutput => "__label-output",
         }
     }
 
@@ -81,6 +85,7 @@ pub fn role_main(role: Role, args: &[OsString]) -> Result<(), String> {
         Role::Worker => crate::crun::worker_main(args),
         Role::Nameless => nameless::nameless_main(args),
         Role::CloseNetwork => crate::network::close_network_main(args),
+        Role::LabelOutput => crate::selinux::label_output_main(args),
     }
 }
 

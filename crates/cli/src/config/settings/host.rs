@@ -80,6 +80,7 @@ impl Reader<'_> {
             network,
             own_ids: self.flag(&keys::OWN_IDS),
             apparmor: self.text(&keys::APPARMOR_PROFILE, ""),
+            selinux: self.value(&keys::SELINUX, "").unwrap_or_default(),
         })
     }
 

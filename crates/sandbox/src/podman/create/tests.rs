@@ -46,6 +46,7 @@ fn recipe(network: NetworkMode) -> SandboxSpec {
         },
         read_only_root: false,
         apparmor: None,
+        selinux: Selinux::Auto,
         limits: Limits {
             pids: Some(5),
             ..Limits::default()
@@ -68,6 +69,7 @@ fn host<'a>(info: &'a PodmanInfo, hosts: &'a Path) -> Host<'a> {
         info,
         hosts,
         resolver: None,
+        labels: None,
         seccomp: Path::new("/w/seccomp.json"),
         open_files: 20_000,
     }
@@ -117,6 +119,16 @@ fn the_whole_recipe() {
     }"#;
     let wanted: serde_json::Value = serde_json::from_str(wanted).unwrap();
     assert_eq!(got, wanted);
+}
+
+#[test]
+fn the_options_for_selinux() {
+    let labels = Labels::of_a_test();
+    let (auto, off) = (Selinux::Auto, Selinux::Off);
+    assert_eq!(selinux_options(&auto, None), Vec::<String>::new());
+    assert_eq!(selinux_options(&off, None), ["disable"]);
+    let options = selinux_options(&auto, Some(&labels));
+    assert_eq!(options, ["type:container_t", "level:s0:c1,c2"]);
 }
 
 #[test]
@@ -174,7 +186,7 @@ fn what_a_container_of_the_recipe_is_like() {
     let host = host(&info, &hosts);
     let expected = Create::new(&spec, &placement, &host)
         .unwrap()
-        .expected(host.info);
+        .expected(host.info, None);
     assert_eq!(expected.uids, [(200_000, 65_536)]);
     assert_eq!(expected.gids, [(300_000, 40_000), (400_000, 25_536)]);
     assert_eq!((expected.capabilities, expected.open_files), (0xeb, 20_000));
@@ -232,7 +244,7 @@ fn ids_of_its_own() {
     info.subordinate_ids = 3 * IdSlot::IDS;
     let asked = host(&info, &hosts);
     let create = Create::new(&spec, &placement, &asked).unwrap();
-    let expected = create.expected(&info);
+    let expected = create.expected(&info, None);
     assert_eq!(expected.uids, [(331_072, 65_536)]);
     assert_eq!(expected.gids, [(491_072, 65_536)]);
     let got = serde_json::to_value(create).unwrap();

@@ -133,7 +133,7 @@ async fn mounts() {
     }];
     let error = lab
         .client
-        .create(&job.spec, &job.placement)
+        .create(&job.spec, &job.placement, None)
         .await
         .unwrap_err()
         .to_string();

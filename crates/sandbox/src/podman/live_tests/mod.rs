@@ -96,6 +96,7 @@ impl Lab {
                 network: Network::none(),
                 read_only_root: false,
                 apparmor: None,
+                selinux: crate::Selinux::Auto,
                 limits: Limits::default(),
                 limit_policy: LimitPolicy::AllowUnlimited,
                 work,
@@ -126,7 +127,11 @@ impl Lab {
     }
 
     async fn ready(&self, job: &Job) -> (PodmanContainer, i32) {
-        let mut container = self.client.create(&job.spec, &job.placement).await.unwrap();
+        let mut container = self
+            .client
+            .create(&job.spec, &job.placement, None)
+            .await
+            .unwrap();
         match container.init().await.unwrap() {
             Init::Ready { pid } => (container, pid),
             Init::NotStarted(why) => panic!("{why}"),

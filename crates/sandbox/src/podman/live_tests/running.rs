@@ -44,7 +44,11 @@ async fn commands_that_cannot_run_are_the_jobs_fault() {
         user: "nobodyx".to_owned(),
     };
     for job in jobs {
-        let mut container = lab.client.create(&job.spec, &job.placement).await.unwrap();
+        let mut container = lab
+            .client
+            .create(&job.spec, &job.placement, None)
+            .await
+            .unwrap();
         let init = container.init().await.unwrap();
         assert!(matches!(init, Init::NotStarted(_)), "{init:?}");
         lab.close_failed(&mut container, &job).await;
@@ -71,14 +75,18 @@ async fn commands_that_cannot_run_are_the_jobs_fault() {
     };
     let error = lab
         .client
-        .create(&job.spec, &job.placement)
+        .create(&job.spec, &job.placement, None)
         .await
         .unwrap_err();
     assert!(error.to_string().contains("image not known"), "{error}");
     std::fs::remove_dir(&job.placement.cgroup_dir).unwrap();
     let mut job = lab.shell("true");
     job.placement.cgroup_parent = "/not/ours".to_owned();
-    let mut container = lab.client.create(&job.spec, &job.placement).await.unwrap();
+    let mut container = lab
+        .client
+        .create(&job.spec, &job.placement, None)
+        .await
+        .unwrap();
     let error = container.init().await.unwrap_err().to_string();
     assert!(error.contains("cgroup"), "{error}");
     lab.close_failed(&mut container, &job).await;

@@ -30,7 +30,11 @@ async fn four_at_a_time_and_how_long_each_step_takes() {
             steps[n].push(at.elapsed());
             at = Instant::now();
         };
-        let mut container = lab.client.create(&job.spec, &job.placement).await.unwrap();
+        let mut container = lab
+            .client
+            .create(&job.spec, &job.placement, None)
+            .await
+            .unwrap();
         took(0);
         assert!(matches!(
             container.init().await.unwrap(),

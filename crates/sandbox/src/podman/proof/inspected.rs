@@ -4,6 +4,36 @@ use serde::Deserialize;
 
 use super::Expected;
 
+/// What podman says of how a container is confined.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::podman) struct Confinement<'a> {
+    pub(in crate::podman) host_config: &'a HostConfig,
+    /// SELinux labels; empty where podman sets none.
+    pub(in crate::podman) process_label: &'a str,
+    pub(in crate::podman) mount_label: &'a str,
+}
+
+impl Confinement<'_> {
+    pub(super) fn check(self, expected: &Expected) -> Result<(), String> {
+        self.host_config.check(expected)?;
+        let Some(labels) = &expected.labels else {
+            return Ok(());
+        };
+        for (what, is, wanted) in [
+            ("processes", self.process_label, &labels.process),
+            ("files", self.mount_label, &labels.file),
+        ] {
+            if is != wanted {
+                return Err(format!(
+                    "podman made the container with the SELinux label {is:?} for its {what} instead of {wanted:?}; \
+                     look at label and label_users in containers.conf"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The part of `GET containers/{id}/json` that says how it is confined. A field that is not there is an error: then
 /// nothing is known.
 #[derive(Debug, Deserialize)]
@@ -69,6 +99,7 @@ fn is_shared(mode: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ExpectedLabels;
     use super::*;
 
     /// Of podman 4.3.1, without what is not asked about.
@@ -94,6 +125,38 @@ mod tests {
             ..Expected::default()
         };
         assert_eq!(host.check(&expected), Ok(()));
+    }
+
+    #[test]
+    fn labels() {
+        let host_config = &answer("", serde_json::Value::Null).unwrap();
+        let confinement = |process_label, mount_label| Confinement {
+            host_config,
+            process_label,
+            mount_label,
+        };
+        let expected = Expected {
+            labels: Some(ExpectedLabels {
+                process: "u:r:container_t:s0:c1,c2".to_owned(),
+                file: "u:r:container_file_t:s0:c1,c2".to_owned(),
+            }),
+            ..Expected::default()
+        };
+        let good = confinement("u:r:container_t:s0:c1,c2", "u:r:container_file_t:s0:c1,c2");
+        assert_eq!(good.check(&expected), Ok(()));
+        for (process, file) in [
+            ("", ""),
+            ("u:r:container_t:s0:c1,c3", "u:r:container_file_t:s0:c1,c2"),
+            ("u:r:spc_t:s0:c1,c2", "u:r:container_file_t:s0:c1,c2"),
+            ("u:r:container_t:s0:c1,c2", "u:r:container_file_t:s0"),
+        ] {
+            let why = confinement(process, file).check(&expected).unwrap_err();
+            assert!(why.contains("containers.conf"), "{why}");
+            assert_eq!(
+                confinement(process, file).check(&Expected::default()),
+                Ok(())
+            );
+        }
     }
 
     #[test]

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use bryo_model::IdSlot;
 
-use crate::{CAPABILITIES, SandboxError};
+use crate::{CAPABILITIES, SandboxError, selinux};
 
-pub(super) use inspected::HostConfig;
+pub(super) use inspected::{Confinement, HostConfig};
 pub(super) use mounts::Wanted;
 pub(crate) use status::field;
 
@@ -35,6 +35,15 @@ pub(super) struct Expected {
     /// The set as the kernel writes it.
     pub(super) capabilities: u64,
     pub(super) open_files: u64,
+    /// None where there is no SELinux.
+    pub(super) labels: Option<ExpectedLabels>,
+}
+
+/// The SELinux labels of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ExpectedLabels {
+    pub(super) process: String,
+    pub(super) file: String,
 }
 
 /// Checks that a container has exactly the ids of its slot, as the helper's own maps have them: podman counts the user's
@@ -101,11 +110,11 @@ const NAMESPACES: [&str; 6] = ["user", "pid", "mnt", "ipc", "uts", "cgroup"];
 pub(super) fn before_start(
     pid: i32,
     parent: &Path,
-    host: &HostConfig,
+    podmans: Confinement<'_>,
     expected: &Expected,
 ) -> Result<PathBuf, SandboxError> {
     let refuse = SandboxError::Podman;
-    host.check(expected).map_err(refuse)?;
+    podmans.check(expected).map_err(refuse)?;
     let uid = nix::unistd::Uid::effective().as_raw();
     let gid = nix::unistd::Gid::effective().as_raw();
     for (file, own, wanted) in [
@@ -117,6 +126,9 @@ pub(super) fn before_start(
     }
     namespaces(pid, expected)?;
     mounts::check(&read(pid, "mountinfo")?, expected).map_err(refuse)?;
+    if let Some(labels) = &expected.labels {
+        selinux::read_back(pid, "exec", &labels.process).map_err(refuse)?;
+    }
     let text = read(pid, "cgroup")?;
     let cgroup = crate::cgroup::directory(crate::cgroup::own_line(&text).unwrap_or_default());
     if cgroup.starts_with(parent) && cgroup != parent {
@@ -174,8 +186,12 @@ pub(super) async fn running(
         let Some(text) = read_living(pid, "status")? else {
             return Ok(());
         };
-        match status::check(&text, expected) {
+        let checked = match status::check(&text, expected) {
             Ok(()) if status::is_over(&text) => return Ok(()),
+            Ok(()) => labelled(pid, expected),
+            other => other,
+        };
+        match checked {
             Ok(()) => break,
             Err(_) if field(&text, "Name") == before && began.elapsed() < EXEC => {}
             Err(why) => return Err(SandboxError::Podman(why)),
@@ -188,6 +204,17 @@ pub(super) async fn running(
             status::check_limits(&text, expected).map_err(SandboxError::Podman)
         }
         _ => Ok(()),
+    }
+}
+
+/// `execve` gives a process the label that was set before. One that has ended meanwhile needs none.
+fn labelled(pid: i32, expected: &Expected) -> Result<(), String> {
+    let Some(labels) = &expected.labels else {
+        return Ok(());
+    };
+    match selinux::read_back(pid, "current", &labels.process) {
+        Err(_) if matches!(read_living(pid, "status"), Ok(None)) => Ok(()),
+        other => other,
     }
 }
 
