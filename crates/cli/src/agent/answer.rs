@@ -5,6 +5,7 @@
 use std::io::Write;
 
 use bryo_agent::control::Response;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::terminal::printable;
@@ -39,7 +40,7 @@ fn lines(value: &Value) -> String {
                         table.lines().map(|line| format!("  {line}\n")).collect();
                     format!("{name}\n{}", table.concat())
                 }
-                other => format!("{name:width$}  {}\n", cell(other)),
+                other => format!("{name:width$}  {}\n", named(name, other)),
             };
             members.iter().map(line).collect()
         }
@@ -69,7 +70,10 @@ fn table(items: &[Value]) -> String {
     let body = items.iter().map(|item| {
         columns
             .iter()
-            .map(|name| item.get(name).map_or_else(|| "-".to_owned(), cell))
+            .map(|name| {
+                item.get(*name)
+                    .map_or_else(|| "-".to_owned(), |value| named(name, value))
+            })
             .collect()
     });
     let rows: Vec<Vec<String>> = [head].into_iter().chain(body).collect();
@@ -89,6 +93,18 @@ fn table(items: &[Value]) -> String {
         format!("{}\n", cells.join("  ").trim_end())
     };
     rows.iter().map(line).collect()
+}
+
+/// Times are numbers for programs: milliseconds since 1970, and lengths in seconds.
+fn named(name: &str, value: &Value) -> String {
+    let time = || Timestamp::from_millisecond(value.as_i64()?).ok();
+    match value.as_f64() {
+        Some(_) if name.ends_with("_ms") => {
+            time().map_or_else(|| cell(value), |at| format!("{at:.0}"))
+        }
+        Some(seconds) if name.contains("seconds") => format!("{seconds:.1}"),
+        _ => cell(value),
+    }
 }
 
 /// Names of jobs and words of servers are from outside.
@@ -130,6 +146,12 @@ mod tests {
         ];
         wanted.sort_unstable();
         assert_eq!(told, wanted);
+        let jobs = json!([{ "job": "01J", "taken_ms": 1_763_726_400_007_i64, "ended_ms": null, "seconds": 1.25 }]);
+        let told = lines(&jobs);
+        assert!(
+            told.contains("2025-11-21T12:00:00Z") && told.contains("1.2") && !told.contains("1.25"),
+            "{told}"
+        );
         assert_eq!(lines(&json!([])), "");
         assert_eq!(lines(&json!({})), "");
     }

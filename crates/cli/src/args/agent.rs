@@ -77,7 +77,7 @@ pub(crate) enum Verb {
     Drain(AskArgs),
     /// How the agent and its feeds are
     Status(AskArgs),
-    /// The jobs that run or whose results are not delivered
+    /// The newest jobs, and what became of them
     Jobs(AskArgs),
 }
 

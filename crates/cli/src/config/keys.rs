@@ -130,7 +130,9 @@ keys! {
     S3_SESSION_TOKEN_CREDENTIAL = Key::new("s3.session-token-credential", Kind::Credential, Absent);
     S3_SESSION_TOKEN_ENV = Key::new("s3.session-token-env", Kind::Variable, Absent);
     S3_CA_BUNDLE = Key::new("s3.ca-bundle", Kind::Path, Absent);
-    S3_PARALLEL = Key::new("s3.parallel", Kind::Count, Is("8"));
+    S3_PARALLEL = Key::new("s3.parallel", Kind::Count, Is("16"));
+    S3_PART_SIZE = Key::new("s3.part-size", Kind::Size, Is("8m"));
+    S3_CACHE_CONTROL = Key::new("s3.cache-control", Kind::CacheRules, Is(""));
 
     NETWORK = Key::new("jobs.network", Kind::Word(&["none", "isolated"]), Is("isolated"));
     ALLOW = Key::new("jobs.allow", Kind::Destinations, Is(""));

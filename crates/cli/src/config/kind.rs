@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use bryo_agent::Listen;
+use bryo_depot::CacheRule;
 use bryo_model::{
     ByteSize, Cpus, Destination, EnvVar, ImageRef, StopSignal, Weight, parse_duration,
 };
@@ -47,6 +48,8 @@ pub(crate) enum Kind {
     Signal,
     /// Addresses with ports.
     Destinations,
+    /// Rules of `Cache-Control`.
+    CacheRules,
     /// An image.
     Image,
     /// The host of a registry.
@@ -125,6 +128,9 @@ impl Kind {
             Self::Destinations => {
                 "a list of destinations (for example [\"10.0.0.0/8\"])".to_owned()
             }
+            Self::CacheRules => {
+                "a list of rules (for example [\"*.css: max-age=3600\"])".to_owned()
+            }
             Self::Image => "an image".to_owned(),
             Self::Registry => "a registry (for example \"docker.io\")".to_owned(),
             Self::Url | Self::Server => "an address (http:// or https://)".to_owned(),
@@ -146,7 +152,7 @@ impl Kind {
         let wrong = |found: &str| format!("expected {}, found {found}", self.wanted());
         match (self, said) {
             (Self::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
-            (Self::Texts | Self::Destinations, DeValue::Array(items)) => {
+            (Self::Texts | Self::Destinations | Self::CacheRules, DeValue::Array(items)) => {
                 let texts = items.iter().map(|item| match item.get_ref() {
                     DeValue::String(text) => Ok(text.to_string()),
                     other => Err(wrong(&format!("a list with {}", name_of(other)))),
@@ -162,9 +168,15 @@ impl Kind {
                 self.text(&number.to_string(), base)
             }
             (Self::Cpus, DeValue::Float(number)) => self.text(number.as_str(), base),
-            (Self::Flag | Self::Texts | Self::Destinations | Self::Count | Self::Small, other) => {
-                Err(wrong(name_of(other)))
-            }
+            (
+                Self::Flag
+                | Self::Texts
+                | Self::Destinations
+                | Self::CacheRules
+                | Self::Count
+                | Self::Small,
+                other,
+            ) => Err(wrong(name_of(other))),
             (_, DeValue::String(text)) => self.text(text, base),
             (_, other) => Err(wrong(name_of(other))),
         }
@@ -200,7 +212,7 @@ impl Kind {
                 let number = said.parse::<u32>().ok().filter(|n| *n > 0);
                 number.map(|n| Value::Number(n.into())).ok_or_else(bad)
             }
-            Self::Texts | Self::Destinations => {
+            Self::Texts | Self::Destinations | Self::CacheRules => {
                 let items = said
                     .split(',')
                     .map(str::trim)
@@ -250,6 +262,7 @@ impl Kind {
         for item in &items {
             match self {
                 Self::Destinations => parsed::<Destination>(item)?,
+                Self::CacheRules => drop(cache_rule(item)?),
                 _ if item.is_empty() => return Err("an empty text in the list".to_owned()),
                 _ => {}
             }
@@ -271,6 +284,18 @@ pub(crate) fn secret(text: &str) -> Result<(), String> {
     } else {
         Ok(())
     }
+}
+
+/// `PATTERN: VALUE`, the header `Cache-Control` of some files.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(crate) fn cache_rule(text: &str) -> Result<CacheRule, String> {
+    let (pattern, value) = text.split_once(':').ok_or_else(|| {
+        format!("{text:?} is not PATTERN: VALUE (for example \"*.css: max-age=3600\")")
+    })?;
+    CacheRule::new(pattern.trim(), value).map_err(|e| e.to_string())
 }
 
 /// Where health is answered.

@@ -338,6 +338,47 @@ fn a_secret_comes_from_a_file_a_credential_or_a_variable() {
 }
 
 #[test]
+fn cache_rules_stand_in_their_order() {
+    let with =
+        |lines: &str| Case::new(&WHOLE.replace("[s3]\n", &format!("[s3]\n{lines}\n"))).read();
+    let config = with("cache-control = ['*.html: no-cache', 'assets/**: max-age=60, immutable']\npart-size = '6m'").unwrap();
+    let rule = |pattern, value| bryo_depot::CacheRule::new(pattern, value).unwrap();
+    let tuning = &config.agent.depot_tuning;
+    assert_eq!(
+        tuning.cache_rules,
+        [
+            rule("*.html", "no-cache"),
+            rule("assets/**", "max-age=60, immutable")
+        ]
+    );
+    assert_eq!(tuning.part_size, 6 << 20);
+    for (bad, why) in [
+        (
+            "cache-control = ['*.html']",
+            "\"*.html\" is not PATTERN: VALUE",
+        ),
+        (
+            "cache-control = ['*.html: ']",
+            "is no value for Cache-Control",
+        ),
+        ("cache-control = ['a**b/[: x']", "cannot be read"),
+        ("part-size = '4m'", "no parts smaller than 5m"),
+    ] {
+        let told = with(bad).unwrap_err();
+        assert!(told[0].contains(why), "{told:?}");
+    }
+}
+
+#[test]
+fn the_told_defaults_of_s3_are_those_of_the_depot() {
+    let config = Case::new(WHOLE).read().unwrap();
+    assert_eq!(
+        config.agent.depot_tuning.part_size,
+        bryo_depot::S3Tuning::default().part_size
+    );
+}
+
+#[test]
 fn jobs_get_what_is_written_for_them() {
     let text = format!(
         "{WHOLE}[jobs]\nallow = ['10.0.0.0/8:443']\ndefault-image = 'oci:i'\nallow-unlimited = true\n[jobs.images]\n'a:1' = 'docker.io/x/a:1'\n\

@@ -1,11 +1,15 @@
 //! `[s3]`: where output goes.
 
-use bryo_depot::{S3Credentials, S3Settings};
-use bryo_model::Secret;
+use bryo_depot::{CacheRule, S3Credentials, S3Settings, S3Tuning};
+use bryo_model::{ByteSize, Secret};
 
 use super::super::keys;
+use super::super::kind::{self, Value};
 use super::reader::Reader;
 use super::secrets::{ACCESS_KEY, SECRET_KEY, SESSION_TOKEN, Said, Ways};
+
+/// Of all parts but the last one.
+const SMALLEST_PART: u64 = 5 << 20;
 
 impl Reader<'_> {
     /// The bucket, if everything that it needs was said.
@@ -44,6 +48,38 @@ impl Reader<'_> {
             ca_bundle,
             parallel: self.count(&keys::S3_PARALLEL, "")?,
         })
+    }
+
+    /// How files are put there.
+    pub(super) fn s3_tuning(&mut self) -> S3Tuning {
+        let usual = S3Tuning::default();
+        let part_size = self
+            .value::<ByteSize>(&keys::S3_PART_SIZE, "")
+            .map_or(usual.part_size, ByteSize::bytes);
+        if part_size < SMALLEST_PART
+            && let Some(entry) = self.entry(&keys::S3_PART_SIZE, "")
+        {
+            self.wrong(&entry, "a store takes no parts smaller than 5m");
+        }
+        S3Tuning {
+            part_size,
+            cache_rules: self.cache_rules(),
+            ..usual
+        }
+    }
+
+    fn cache_rules(&mut self) -> Vec<CacheRule> {
+        let Some(Value::List(rules)) = self
+            .entry(&keys::S3_CACHE_CONTROL, "")
+            .map(|entry| entry.value)
+        else {
+            return Vec::new();
+        };
+        // Each was checked when it was read.
+        rules
+            .iter()
+            .filter_map(|rule| kind::cache_rule(rule).ok())
+            .collect()
     }
 
     fn s3_key(&mut self, word: &str, ways: Ways, variable: &str) -> Option<String> {

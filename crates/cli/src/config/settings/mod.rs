@@ -10,7 +10,6 @@ mod secrets;
 use std::path::PathBuf;
 
 use bryo_agent::{AgentSettings, FeedSettings, Recovery, Watermarks};
-use bryo_depot::S3Tuning;
 use bryo_engine::Settings;
 
 pub(crate) use host::Places;
@@ -41,6 +40,7 @@ impl Reader<'_> {
         let slots = self.count(&keys::SLOTS, "").unwrap_or(1);
         let feeds = self.feeds(file);
         let depot = self.s3();
+        let depot_tuning = self.s3_tuning();
         let jobs = self.jobs();
         let state = self.state(places);
         let control = self.control();
@@ -65,7 +65,7 @@ impl Reader<'_> {
             feeds,
             slots,
             depot: depot?,
-            depot_tuning: S3Tuning::default(),
+            depot_tuning,
             jobs,
             recovery,
             drain,
