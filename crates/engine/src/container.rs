@@ -6,6 +6,7 @@
 //! - it starts in the sub-directory of the job, else in the image's working directory, else in `/repo`.
 
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use bryo_image::{Image, ImageConfig};
 use bryo_model::{ContainerName, Failure, JobSpec};
@@ -37,7 +38,20 @@ pub(crate) struct Parts<'a> {
     pub(crate) work: &'a Path,
 }
 
-/// The recipe.
+/// Gives the attempt a name of its own for the branches and tags of its checkout.
+///
+/// Another attempt's fetch may replace the mirror's file at any moment, and the kernel mounts no file whose last name is gone.
+pub(crate) fn keep_refs(checkout: &Checkout, work: &Path) -> io::Result<()> {
+    let (from, to) = (checkout.refs(), refs(work));
+    // A copy where the cache is on another file system.
+    fs::hard_link(from, &to).or_else(|_| fs::copy(from, &to).map(drop))
+}
+
+fn refs(work: &Path) -> PathBuf {
+    work.join("refs")
+}
+
+/// The recipe. [`keep_refs`] comes first.
 pub(crate) fn recipe(parts: Parts<'_>) -> Result<SandboxSpec, Failure> {
     let config = parts.image.config();
     Ok(SandboxSpec {
@@ -133,7 +147,7 @@ fn mounts(parts: &Parts<'_>) -> Vec<Mount> {
     let mut mounts = vec![
         read(checkout.tree(), REPO.to_owned()),
         read(checkout.objects(), format!("{REPO}/.git/objects")),
-        read(checkout.refs(), format!("{REPO}/.git/packed-refs")),
+        read(&refs(parts.work), format!("{REPO}/.git/packed-refs")),
         Mount {
             host: parts.output.clone(),
             guest: PathBuf::from(OUTPUT),

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::attempt::Attempt;
 use crate::cause::{Cause, Facts, end_of};
-use crate::container::{Parts, recipe};
+use crate::container::{Parts, keep_refs, recipe};
 use crate::inputs::ReadyToRun;
 use crate::logs::JobLog;
 use crate::record::with_the_engines;
@@ -25,6 +25,11 @@ impl Attempt<'_> {
         ready: ReadyToRun,
     ) -> Result<(), Cause> {
         let ReadyToRun { setup, root, home } = ready;
+        if let Err(error) = keep_refs(checkout, work.dir()) {
+            let _ = setup.runtime.release(setup.ready).await;
+            let what = "keep the branches and tags of the source".to_owned();
+            return Err(Cause::Work(error, what));
+        }
         let spec = recipe(Parts {
             job: self.job,
             network: network(self.job, self.settings),

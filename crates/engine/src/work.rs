@@ -3,6 +3,7 @@
 //! ```text
 //! work/<job>.lock      locked as long as the attempt lives; taken before the directory is made
 //! work/<job>/output/   the job's /output
+//! work/<job>/refs      the source's branches and tags, as the job sees them
 //! work/<job>/...       the runtime's own files
 //! ```
 
