@@ -27,7 +27,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
             Err(why) => {
                 shared.trouble(Trouble::Host, format!("no jobs are taken: {why}"));
-                tokio::time::sleep(backoff.next()).await;
+                pause(&shared, backoff.next()).await;
                 continue;
             }
         }
@@ -39,10 +39,18 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             Some(Verdict::Infrastructure(_))
         );
         if failed {
-            tokio::time::sleep(backoff.next()).await;
+            pause(&shared, backoff.next()).await;
         } else {
             backoff.reset();
         }
+    }
+}
+
+/// Waits for the next look; not at all when there are new settings, which may be what was missing.
+async fn pause(shared: &Shared, wait: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        () = shared.host_bell.notified() => {}
     }
 }
 

@@ -162,6 +162,8 @@ pub(crate) struct Shared {
     pub(crate) phase: watch::Sender<Phase>,
     /// Whether the host was found fit for jobs.
     pub(crate) host: watch::Sender<bool>,
+    /// Rung when what the host was found unfit for may have changed.
+    pub(crate) host_bell: Notify,
     pub(crate) running: Mutex<BTreeMap<JobId, Running>>,
     /// Tasks that see to jobs; they end well before the agent does.
     pub(crate) workers: TaskTracker,
@@ -197,6 +199,7 @@ impl Shared {
             turns: Turns::default(),
             phase: watch::Sender::new(Phase::Open),
             host: watch::Sender::new(false),
+            host_bell: Notify::new(),
             running: Mutex::default(),
             workers: TaskTracker::new(),
             troubles: watch::Sender::new(BTreeMap::new()),
@@ -223,6 +226,7 @@ impl Shared {
         self.slots.set(settings.slots);
         *lock(&self.depot) = depot;
         *lock(&self.settings) = Arc::new(settings);
+        self.host_bell.notify_one();
     }
 
     pub(crate) fn phase(&self) -> Phase {
