@@ -15,11 +15,23 @@
     reason = "test code"
 )]
 
+mod agent;
+mod bucket;
+mod doc_thor;
+mod gate;
+mod http;
+mod jobs;
 mod look;
 mod repository;
 mod told;
 mod world;
 
+pub use agent::{Agent, Recipe, until_its_processes_are_gone};
+pub use bucket::{Bucket, Object};
+pub use doc_thor::{Build, DocThor, Endpoint, Exchange, Fault, History, Project, Status, TOKEN};
+pub use gate::Gate;
+pub use http::Request;
+pub use jobs::{let_go, running_jobs};
 pub use repository::Repository;
 pub use told::Told;
 pub use world::{Going, Runtime, World, wait_until};

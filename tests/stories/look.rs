@@ -3,12 +3,12 @@
 //! Each finding is a sentence. The look is at the kernel and at podman, not at what Bryo believes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::unistd::Pid;
 
-const PREFIX: &str = "bryo-01";
+pub(crate) const PREFIX: &str = "bryo-01";
 
 /// Everything of Bryo's jobs that is still there. `world` and `work` are directories of the story.
 pub(crate) fn around(world: &Path, work: &Path) -> Vec<String> {
@@ -36,26 +36,34 @@ fn work_directories(work: &Path, found: &mut Vec<String>) {
     }
 }
 
-/// Cgroups of jobs, below the one that the bed, or systemd, gave to this user.
 fn cgroups(found: &mut Vec<String>) {
+    for dir in cgroups_of_jobs() {
+        found.push(format!("cgroup {}", dir.display()));
+    }
+}
+
+/// Cgroups of jobs, below the one that the bed, or systemd, gave to this user.
+pub(crate) fn cgroups_of_jobs() -> Vec<PathBuf> {
+    let mut found = Vec::new();
     let top = std::env::var("BRYO_TEST_CGROUP").unwrap_or_else(|_| {
         let uid = nix::unistd::Uid::effective();
         format!("/sys/fs/cgroup/user.slice/user-{uid}.slice")
     });
     let mut stack = vec![top.into()];
     while let Some(dir) = stack.pop() {
-        let dir: std::path::PathBuf = dir;
+        let dir: PathBuf = dir;
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             if !entry.file_type().is_ok_and(|t| t.is_dir()) {
                 continue;
             }
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.replace('_', "-").starts_with(PREFIX) || name.starts_with("libpod-") {
-                found.push(format!("cgroup {}", entry.path().display()));
+                found.push(entry.path());
             }
             stack.push(entry.path());
         }
     }
+    found
 }
 
 /// Processes of this user and of its subordinate ids that belong to a job or help one, and mounts of the story in any of
@@ -128,4 +136,26 @@ fn containers(found: &mut Vec<String>) {
             found.push(format!("container {name}"));
         }
     }
+}
+
+/// Processes that show this text: in their command line, or in the environment that `agent` gave to its descendants.
+pub(crate) fn shown_in_processes(agent: Pid, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for pid in processes_that(|_, command| command.contains(text)) {
+        found.push(format!("command line of process {pid}"));
+    }
+    let mut family = vec![agent];
+    let mut next = 0;
+    while let Some(parent) = family.get(next).copied() {
+        let parent = format!("PPid:\t{parent}\n");
+        family.extend(processes_that(|status, _| status.contains(&parent)));
+        next += 1;
+    }
+    for pid in family.into_iter().skip(1) {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        if String::from_utf8_lossy(&environment).contains(text) {
+            found.push(format!("environment of process {pid}"));
+        }
+    }
+    found
 }

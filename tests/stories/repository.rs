@@ -18,6 +18,12 @@ impl Repository {
         repository
     }
 
+    /// One that is there already.
+    #[must_use]
+    pub const fn open(path: PathBuf) -> Self {
+        Self { path }
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

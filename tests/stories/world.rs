@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::{Repository, Told, look};
+use crate::{Bucket, DocThor, Recipe, Repository, Told, look};
 
 /// No story needs longer, on the slowest machine; a hang becomes a failure.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -192,6 +192,12 @@ impl World {
     #[must_use]
     pub fn start_command(&self, command: &mut Command) -> Going<'_> {
         Going::start(self, command)
+    }
+
+    /// What an agent of this name is started with: one feed, one bucket, this world's directories.
+    #[must_use]
+    pub fn agent(&self, name: &str, server: &DocThor, bucket: &Bucket) -> Recipe<'_> {
+        Recipe::new(self, name, server, bucket)
     }
 
     /// Stops every podman service of this user until the guard is dropped.
