@@ -7,6 +7,8 @@
     reason = "test code"
 )]
 
+/// Agents between a server and a bucket.
+mod agents;
 /// Bounds on time and disk.
 mod bounds;
 /// Stopping an attempt in each of its stages.

@@ -1,0 +1,345 @@
+//! Servers that are not there, or not well; disks without room.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use bryo_stories::{DocThor, Endpoint, Fault, Gate, Status, let_go, running_jobs, wait_until};
+
+use nix::sys::signal::Signal;
+
+use super::Scene;
+use crate::stories;
+
+/// Bytes that an agent may hold on to, whatever a server sends.
+const MOST_MEMORY: u64 = 128 << 20;
+
+/// The most memory that a process had, in bytes.
+fn peak(pid: nix::unistd::Pid) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.unwrap().trim().strip_suffix(" kB").unwrap();
+    kib.parse::<u64>().unwrap() << 10
+}
+
+/// Fills a file system to its last byte.
+fn fill(dir: &Path) -> std::path::PathBuf {
+    let path = dir.join("filler");
+    let mut file = std::fs::File::create(&path).unwrap();
+    for size in [1 << 20, 1 << 12, 1] {
+        while file.write_all(&vec![0; size]).is_ok() {}
+    }
+    path
+}
+
+stories! {
+    fn a_server_that_comes_late(world) {
+        let mut scene = Scene::new();
+        scene.project(world, "succeeds");
+        let id = scene.server.trigger("succeeds", "", "v1");
+        scene.server.away();
+        let agent = scene.agent(world).start();
+        agent.until("refused");
+        scene.server.back();
+        scene.is_published(world, id);
+        agent.stop();
+        scene.server.each_once_as(Status::Success);
+    }
+
+    fn a_server_that_goes_while_builds_run(world) {
+        let mut scene = Scene::new();
+        scene.project(world, "ends-when-let-go");
+        let builds = ["v1", "v2"].map(|tag| scene.server.trigger("ends-when-let-go", "", tag));
+        let recipe = scene.agent(world).set("agent.slots", "2");
+        let agent = recipe.start();
+        wait_until("both run", || running_jobs() == 2);
+        scene.server.away();
+        let_go();
+        agent.until_status("both results wait", |status| status["outbox"] == 2);
+        // What waits survives the agent.
+        agent.stop();
+        let agent = recipe.start();
+        agent.until_status("both results wait", |status| status["outbox"] == 2);
+        scene.server.back();
+        for id in builds {
+            scene.is_published(world, id);
+        }
+        agent.until_status("nothing waits to be told", |status| status["outbox"] == 0);
+        agent.stop();
+        scene.server.each_once_as(Status::Success);
+    }
+
+    fn a_claim_that_hangs_holds_nothing_up(world) {
+        for after_headers in [false, true] {
+            let scene = Scene::new();
+            scene.project(world, "ends-when-let-go");
+            let id = scene.server.trigger("ends-when-let-go", "", "v1");
+            let recipe = world.agent(&format!("agent-{after_headers}"), &scene.server, &scene.bucket);
+            let agent = recipe.set("agent.slots", "2").start();
+            wait_until("it runs", || running_jobs() == 1);
+            let gate = Gate::new();
+            let fault = if after_headers { Fault::HangsAfterHeaders } else { Fault::Hangs };
+            scene.server.fault(Endpoint::Claim, fault(gate.clone()), 1);
+            let second = scene.server.trigger("ends-when-let-go", "", "v2");
+            wait_until("the claim hangs", || gate.waiting() == 1);
+            let_go();
+            scene.is_published(world, id);
+            gate.open();
+            wait_until("the second runs", || running_jobs() == 1);
+            let_go();
+            scene.is_published(world, second);
+            agent.stop();
+            scene.server.each_once_as(Status::Success);
+        }
+    }
+
+    fn a_server_that_takes_connections_and_says_nothing(world) {
+        let scene = Scene::new();
+        scene.project(world, "ends-when-let-go");
+        let id = scene.server.trigger("ends-when-let-go", "", "v1");
+        let agent = scene.agent(world).start();
+        wait_until("it runs", || running_jobs() == 1);
+        let gate = Gate::new();
+        scene.server.mute(&gate);
+        let_go();
+        wait_until("the report hangs", || gate.waiting() > 0);
+        gate.open();
+        scene.is_published(world, id);
+        agent.stop();
+        scene.server.each_once_as(Status::Success);
+    }
+
+    fn answers_that_are_cut_slow_or_lost(world) {
+        let scene = Scene::new();
+        scene.project(world, "succeeds");
+        // The id stands before the cut: that build can be reported.
+        scene.server.fault(Endpoint::Claim, Fault::CutInBody, 1);
+        let cut = scene.server.trigger("succeeds", "", "v1");
+        let agent = scene.agent(world).start();
+        let build = scene.server.ended(cut);
+        assert_eq!(build.status, Status::Failed, "{build:#?}");
+        // Nobody can know which build this was.
+        scene.server.fault(Endpoint::Claim, Fault::Lost, 1);
+        let lost = scene.server.trigger("succeeds", "", "v2");
+        scene.server.wait("it is given away", |history| history.build(lost).claims == 1);
+        scene.server.fault(Endpoint::Claim, Fault::Trickles(Duration::from_millis(5)), 1);
+        let slow = scene.server.trigger("succeeds", "", "v3");
+        scene.is_published(world, slow);
+        scene.server.fault(Endpoint::Result, Fault::Trickles(Duration::from_millis(5)), 1);
+        let slow = scene.server.trigger("succeeds", "", "v4");
+        scene.is_published(world, slow);
+        for fault in [Fault::Lost, Fault::CutInBody, Fault::LostBefore, Fault::Garbage] {
+            scene.server.fault(Endpoint::Result, fault, 1);
+        }
+        let told = scene.server.trigger("succeeds", "", "v5");
+        scene.is_published(world, told);
+        agent.until_status("nothing waits to be told", |status| status["outbox"] == 0);
+        let log = agent.stop();
+        assert_eq!(scene.server.build(lost).status, Status::Running);
+        assert!(log.contains("ERROR") || log.contains("WARN"), "{log}");
+        scene.server.look(|history| {
+            assert!(history.builds().iter().all(|build| build.claims == 1));
+        });
+    }
+
+    fn answers_that_make_no_sense(world) {
+        let scene = Scene::new();
+        scene.project(world, "succeeds");
+        for (endpoint, fault) in [
+            (Endpoint::Claim, Fault::Garbage),
+            (Endpoint::Claim, Fault::Says(200, "<html>".to_owned())),
+            (Endpoint::Claim, Fault::Says(200, String::new())),
+            (Endpoint::Claim, Fault::Says(418, "{}".to_owned())),
+            (Endpoint::Claim, Fault::Says(302, String::new())),
+            (Endpoint::Claim, Fault::Says(500, "{\"error\":\"database error\"}".to_owned())),
+            (Endpoint::Result, Fault::Says(500, "{\"error\":\"database error\"}".to_owned())),
+            (Endpoint::Result, Fault::Says(503, "<html>".to_owned())),
+            (Endpoint::Result, Fault::Says(404, "<html>no such page</html>".to_owned())),
+            (Endpoint::Result, Fault::Says(429, String::new())),
+        ] {
+            scene.server.fault(endpoint, fault, 1);
+        }
+        let id = scene.server.trigger("succeeds", "", "v1");
+        let agent = scene.agent(world).start();
+        scene.hurry(&agent, "it has ended", |history| history.build(id).status.is_final());
+        scene.is_published(world, id);
+        agent.stop();
+        scene.server.each_once_as(Status::Success);
+    }
+
+    fn an_answer_without_end(world) {
+        let scene = Scene::new();
+        scene.project(world, "succeeds");
+        scene.server.fault(Endpoint::Claim, Fault::Huge(200), 1);
+        scene.server.fault(Endpoint::Result, Fault::Huge(500), 1);
+        let id = scene.server.trigger("succeeds", "", "v1");
+        let agent = scene.agent(world).start();
+        scene.is_published(world, id);
+        scene.server.wait("both were cut off", |history| history.exchanges().len() > 3);
+        assert!(scene.server.look(bryo_stories::History::huge) < 200 << 20);
+        let peak = peak(agent.id());
+        assert!(peak < MOST_MEMORY, "{peak}");
+        agent.stop();
+    }
+
+    fn a_token_that_is_revoked_for_a_while(world) {
+        let scene = Scene::new();
+        scene.project(world, "ends-when-let-go");
+        let id = scene.server.trigger("ends-when-let-go", "", "v1");
+        let agent = scene.agent(world).start();
+        wait_until("it runs", || running_jobs() == 1);
+        scene.server.revoke();
+        let_go();
+        scene.server.wait("the report is refused", |history| {
+            history.of(Endpoint::Result).any(|exchange| exchange.status == Some(401))
+        });
+        agent.until("token");
+        agent.until_status("the result is kept", |status| status["outbox"] == 1);
+        assert_eq!(scene.server.build(id).status, Status::Running);
+        scene.server.restore();
+        scene.is_published(world, id);
+        let next = scene.server.trigger("ends-when-let-go", "", "v2");
+        wait_until("the next runs", || running_jobs() == 1);
+        let_go();
+        scene.is_published(world, next);
+        agent.stop();
+        scene.server.each_once_as(Status::Success);
+    }
+
+    fn a_project_that_is_deleted_meanwhile(world) {
+        let scene = Scene::new();
+        scene.project(world, "ends-when-let-go");
+        scene.project(world, "succeeds");
+        scene.server.trigger("ends-when-let-go", "", "v1");
+        let agent = scene.agent(world).start();
+        wait_until("it runs", || running_jobs() == 1);
+        scene.server.delete_project("ends-when-let-go");
+        let_go();
+        scene.server.wait("it is told that there is no such build", |history| {
+            history.of(Endpoint::Result).any(|exchange| exchange.status == Some(404))
+        });
+        agent.until_status("nothing waits to be told", |status| status["outbox"] == 0);
+        let id = scene.server.trigger("succeeds", "", "v1");
+        scene.is_published(world, id);
+        agent.stop();
+    }
+
+    fn a_bucket_in_a_storm(world) {
+        let scene = Scene::new();
+        scene.project(world, "makes-a-site");
+        let agent = scene.agent(world).start();
+        for (tag, trouble) in [("v1", "storm"), ("v2", "cut"), ("v3", "both")] {
+            if trouble != "cut" {
+                scene.bucket.storm(4);
+            }
+            if trouble != "storm" {
+                scene.bucket.cut_after(1);
+                scene.bucket.cut_after(3);
+            }
+            let id = scene.server.trigger("makes-a-site", "", tag);
+            let build = scene.server.ended(id);
+            assert_eq!(build.status, Status::Success, "{trouble}: {build:#?}");
+            assert_eq!(scene.bucket.below(&format!("makes-a-site/{tag}/")).len(), 11, "{trouble}");
+        }
+        agent.stop();
+        assert_eq!(scene.bucket.below("makes-a-site/v1/"), scene.bucket.below("makes-a-site/v3/"));
+    }
+
+    fn a_bucket_that_is_away(world) {
+        let mut scene = Scene::new();
+        let path = scene.project(world, "makes-a-site");
+        let agent = scene.agent(world).text("jobs.limits.stages.publish", "2s").start();
+        let first = scene.server.trigger("makes-a-site", "", "v1");
+        assert_eq!(scene.server.ended(first).status, Status::Success);
+        let old = scene.bucket.objects();
+        std::fs::remove_file(path.join("site/data.json")).unwrap();
+        std::fs::write(path.join("site/index.html"), "new").unwrap();
+        bryo_stories::Repository::open(path).commit("new");
+        scene.bucket.away();
+        let id = scene.server.trigger("makes-a-site", "", "v1");
+        let build = scene.server.ended(id);
+        let error = build.error.as_deref().unwrap_or_default();
+        assert!(build.status == Status::Failed && error.starts_with("upload: "), "{build:#?}");
+        scene.bucket.back();
+        assert_eq!(scene.bucket.objects(), old);
+        agent.signal(Signal::SIGHUP);
+        let again = scene.server.trigger("makes-a-site", "", "v1");
+        assert_eq!(scene.server.ended(again).status, Status::Success);
+        agent.stop();
+        let there = scene.bucket.below("makes-a-site/v1/");
+        assert!(there["index.html"].bytes == b"new" && !there.contains_key("data.json"));
+    }
+
+    fn a_bucket_that_refuses_the_keys(world) {
+        let scene = Scene::new();
+        scene.project(world, "succeeds");
+        let right = scene.agent(world);
+        let agent = right.clone().text("s3.access-key", "GKsomebodyelse00").start();
+        // No build is burnt for that.
+        let id = scene.server.trigger("succeeds", "", "v1");
+        agent.until_status("it says so", |status| status["alarms"].to_string().contains("keys"));
+        assert_eq!(scene.server.look(|history| history.of(Endpoint::Claim).count()), 0);
+        right.write();
+        agent.signal(Signal::SIGHUP);
+        scene.is_published(world, id);
+        agent.stop();
+    }
+
+    fn a_full_disk(world) {
+        let Some(small) = std::env::var_os("BRYO_TEST_SMALL_FS") else {
+            eprintln!("SKIPPED: this bed has no small file system");
+            return;
+        };
+        let small = Path::new(&small);
+        let scene = Scene::new();
+        scene.project(world, "ends-when-let-go");
+        let state = small.join("state");
+        let recipe = scene.agent(world).text("agent.state", &state.display().to_string());
+        let recipe = recipe.text("agent.control", &world.path().join("control").display().to_string());
+        let running = scene.server.trigger("ends-when-let-go", "", "v1");
+        let agent = recipe.start();
+        wait_until("it runs", || running_jobs() == 1);
+        let filler = fill(small);
+        let_go();
+        // The result is kept until it can be written down.
+        wait_until("it has ended", || running_jobs() == 0);
+        let waiting = scene.server.trigger("ends-when-let-go", "", "v2");
+        agent.until_status("it says so", |status| status["alarms"].as_array().is_some_and(|alarms| !alarms.is_empty()));
+        assert_eq!(scene.server.build(waiting).claims, 0);
+        std::fs::remove_file(filler).unwrap();
+        scene.is_published(world, running);
+        wait_until("the next runs", || running_jobs() == 1);
+        let_go();
+        scene.is_published(world, waiting);
+        agent.stop();
+        std::fs::remove_dir_all(&state).unwrap();
+        // What could not be written down was told from memory, and perhaps once more afterwards.
+        scene.server.look(|history| {
+            assert!(history.builds().iter().all(|build| build.claims == 1 && build.reports[0] == 200));
+        });
+    }
+
+    fn two_servers_and_one_of_them_is_away(world) {
+        let scene = Scene::new();
+        scene.project(world, "succeeds");
+        let mut other = DocThor::start();
+        other.away();
+        let recipe = scene
+            .agent(world)
+            .text("feed.other.type", "doc-thor")
+            .text("feed.other.server", &other.url())
+            .text("feed.other.token", bryo_stories::TOKEN)
+            .text("feed.other.poll", "100ms");
+        let agent = recipe.start();
+        let id = scene.server.trigger("succeeds", "", "v1");
+        scene.is_published(world, id);
+        other.back();
+        let source = format!("file://{}", world.path().join("succeeds").display());
+        other.project("elsewhere", &source, "busybox");
+        let id = other.trigger("elsewhere", "", "v1");
+        assert_eq!(other.ended(id).status, Status::Success);
+        agent.stop();
+        scene.server.each_once_as(Status::Success);
+        other.each_once_as(Status::Success);
+    }
+}
