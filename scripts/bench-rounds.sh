@@ -34,6 +34,7 @@ jq --arg job "$job" --arg source "$work/source" --arg output "$work/crun-output"
 
 podman load --quiet --input "$BRYO_TEST_IMAGES/busybox.tar" > /dev/null
 image=$(podman images --quiet | head -1)
+echo "$image" > podman-image
 
 run_crun() { crun --root "$XDG_RUNTIME_DIR/bench" --cgroup-manager=cgroupfs run --bundle bundle bench; }
 run_podman() {
