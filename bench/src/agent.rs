@@ -20,6 +20,9 @@ use crate::Outcome;
 /// Events in flight, as in `bryo run`.
 const EVENTS: usize = 64;
 
+/// So many networks, and so many namespaces, are made ahead.
+const READY: usize = 1;
+
 /// How a job is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Way {
@@ -49,7 +52,7 @@ pub(crate) struct Agent {
 impl Agent {
     pub(crate) fn new(work: &Path) -> Outcome<Self> {
         let images = std::env::var_os("BRYO_TEST_IMAGES").ok_or("BRYO_TEST_IMAGES is not set")?;
-        let engine = |runtime| Engine::new(settings(work, runtime));
+        let engine = |runtime| Engine::new(settings(work, runtime)).keeping_ready(READY);
         Ok(Self {
             image: PathBuf::from(images).join("busybox.tar"),
             crun: engine(RuntimeKind::Crun),
@@ -115,6 +118,17 @@ impl Agent {
             Verdict::Succeeded if report.leftovers.is_empty() => Ok(report),
             other => Err(format!("an attempt ended as {other:?}, {:?}", report.leftovers).into()),
         }
+    }
+
+    /// Ends both engines; nothing may be left of what they made ahead.
+    pub(crate) async fn close(&self) -> Outcome<()> {
+        for engine in [&self.crun, &self.podman] {
+            let left = engine.close().await;
+            if !left.is_empty() {
+                return Err(format!("an engine left {left:?}").into());
+            }
+        }
+        Ok(())
     }
 
     /// Whether the directories for attempts are empty, as they were before.

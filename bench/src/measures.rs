@@ -68,6 +68,7 @@ impl Bench {
 
     /// Nothing may be left of all the attempts.
     pub(crate) async fn end(&self) -> Outcome<()> {
+        self.agent.close().await?;
         let left = self.agent.left()?;
         match left.is_empty() {
             true => Ok(()),

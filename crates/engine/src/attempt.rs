@@ -120,7 +120,7 @@ impl Attempt<'_> {
             let dir = self.settings.work.display();
             Cause::Work(e, format!("use the work directory {dir}"))
         })?;
-        let mut beside = self.start_beside(&work).await;
+        let mut beside = self.start_beside().await;
         let result = self.stages(&work, &mut beside, target).await;
         self.clean_up(work, beside).await;
         result
@@ -128,9 +128,9 @@ impl Attempt<'_> {
 
     /// The user namespace takes longest to make and needs nothing but the host: it is begun before anything else, and is
     /// made while the source and the image are looked up.
-    async fn start_beside(&self, work: &Work) -> Beside {
+    async fn start_beside(&self) -> Beside {
         let (job, engine) = (self.job.clone(), self.engine.clone());
-        let setup = tokio::spawn(set_up(job, engine, work.dir().to_owned(), self.slot()));
+        let setup = tokio::spawn(set_up(job, engine, self.slot()));
         tokio::task::yield_now().await;
         let changes = match (&self.job.source.location, &self.job.source.reference) {
             (SourceLocation::Local(path), None) => {

@@ -1,6 +1,5 @@
 //! What an attempt needs from the host, made while the source is still on its way.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bryo_model::{ContainerName, IdSlot, JobSpec, NetworkMode};
@@ -22,7 +21,6 @@ pub(crate) struct Setup {
 pub(crate) async fn set_up(
     job: JobSpec,
     engine: Engine,
-    work_dir: PathBuf,
     slot: IdSlot,
 ) -> Result<Setup, SandboxError> {
     let settings = engine.settings();
@@ -32,7 +30,7 @@ pub(crate) async fn set_up(
     runtime.check_apparmor(settings.apparmor.as_deref())?;
     let name = ContainerName::of(job.id);
     let ready = runtime
-        .ready(name.as_str(), &network, &work_dir, slot)
+        .ready(name.as_str(), &network, slot)
         .await?;
     Ok(Setup {
         host,

@@ -35,7 +35,7 @@ pub struct Runtime {
 
 #[derive(Debug)]
 enum MadeBy {
-    Crun(Box<CrunRuntime>),
+    Crun(Arc<CrunRuntime>),
     Podman(Box<PodmanRuntime>),
 }
 
@@ -52,8 +52,7 @@ impl Runtime {
         places: &RuntimePlaces,
     ) -> Result<Self, SandboxError> {
         let crun = || -> Result<MadeBy, SandboxError> {
-            let crun = CrunRuntime::new(host.userns.clone(), &places.state)?;
-            Ok(MadeBy::Crun(Box::new(crun)))
+            Ok(MadeBy::Crun(CrunRuntime::on(host, &places.state)?))
         };
         let podman = async |socket: PathBuf| -> Result<MadeBy, SandboxError> {
             let podman = PodmanRuntime::connect(&socket, &places.state).await?;
@@ -144,11 +143,10 @@ impl Runtime {
         &self,
         name: &str,
         network: &Network,
-        work: &Path,
         slot: IdSlot,
     ) -> Result<Ready, SandboxError> {
         let crun = match &self.made_by {
-            MadeBy::Crun(crun) => Some(crun.ready(name, network, work, slot).await?),
+            MadeBy::Crun(crun) => Some(crun.ready(name, network, slot).await?),
             // Podman makes them with the container.
             MadeBy::Podman(_) => None,
         };
@@ -273,7 +271,7 @@ impl Runtime {
 
     async fn create_crun(
         &self,
-        crun: &CrunRuntime,
+        crun: &Arc<CrunRuntime>,
         spec: &SandboxSpec,
         ready: crun::Ready,
     ) -> Result<CrunSandbox, SandboxError> {
@@ -292,7 +290,7 @@ impl Runtime {
             }
         };
         let mut sandbox = CrunSandbox::new(crun, spec, ready, cgroup);
-        match sandbox.write(crun, spec) {
+        match sandbox.write(spec) {
             Ok(()) => Ok(sandbox),
             Err(error) => {
                 sandbox.remove().await;

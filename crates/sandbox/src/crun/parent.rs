@@ -5,15 +5,18 @@
 //! exit code, which a job can fake.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, WaitStatus, wait};
 use serde::{Deserialize, Serialize};
 
+use super::sealed;
 use super::worker::Instructions;
 
 /// How the job's first process ended, as the worker writes it down.
@@ -40,9 +43,7 @@ pub(super) fn run(todo: &Instructions) -> Result<(), String> {
     }
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| format!("could not become the job's parent: {e}"))?;
-    let crun = Command::new(crun)
-        .args(rest)
-        .spawn()
+    let crun = start(Path::new(crun), rest)
         .map_err(|e| format!("could not start {}: {e}", Path::new(crun).display()))?;
     let crun = i32::try_from(crun.id()).map_err(|e| e.to_string())?;
     let Some(end) = reap(crun, todo)? else {
@@ -51,6 +52,18 @@ pub(super) fn run(todo: &Instructions) -> Result<(), String> {
     let text = serde_json::to_vec(&end).map_err(|e| e.to_string())?;
     write_into(&todo.end_file, &text)
         .map_err(|e| format!("could not write {}: {e}", todo.end_file.display()))
+}
+
+/// Starts crun from a sealed copy, which spares it to make one itself, or as it is where that is refused.
+fn start(crun: &Path, args: &[OsString]) -> io::Result<Child> {
+    let from = |program: &Path| {
+        let mut command = Command::new(program);
+        command.arg0(crun).args(args).stdin(Stdio::null());
+        command.spawn()
+    };
+    sealed::copy(crun)
+        .and_then(|copy| from(&copy.path()))
+        .or_else(|_| from(crun))
 }
 
 /// Whether the agent that started this has died.

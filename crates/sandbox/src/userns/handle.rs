@@ -380,6 +380,11 @@ impl Nested {
         self.net.as_deref()
     }
 
+    /// Where a program of these namespaces can write its process id, as a path there; it goes with them.
+    pub(crate) fn pid_file(&self) -> PathBuf {
+        self.user.with_extension("pid")
+    }
+
     /// The same path as the host sees it.
     pub(crate) fn on_host(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
