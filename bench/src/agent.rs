@@ -43,6 +43,8 @@ impl Way {
 /// An engine for each runtime, as an agent has one.
 pub(crate) struct Agent {
     work: PathBuf,
+    /// Where it has its cache and the directories of attempts.
+    places: PathBuf,
     image: PathBuf,
     crun: Engine,
     podman: Engine,
@@ -50,14 +52,15 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn new(work: &Path) -> Outcome<Self> {
+    pub(crate) fn new(work: &Path, places: PathBuf) -> Outcome<Self> {
         let images = std::env::var_os("BRYO_TEST_IMAGES").ok_or("BRYO_TEST_IMAGES is not set")?;
-        let engine = |runtime| Engine::new(settings(work, runtime)).keeping_ready(READY);
+        let engine = |runtime| Engine::new(settings(&places, runtime)).keeping_ready(READY);
         Ok(Self {
             image: PathBuf::from(images).join("busybox.tar"),
             crun: engine(RuntimeKind::Crun),
             podman: engine(RuntimeKind::Podman),
             work: work.to_owned(),
+            places,
             next: AtomicU64::new(0),
         })
     }
@@ -135,7 +138,7 @@ impl Agent {
     pub(crate) fn left(&self) -> Outcome<Vec<PathBuf>> {
         let mut left = Vec::new();
         for runtime in [RuntimeKind::Crun, RuntimeKind::Podman] {
-            for entry in fs::read_dir(work_directory(&self.work, runtime))? {
+            for entry in fs::read_dir(work_directory(&self.places, runtime)).into_iter().flatten() {
                 left.push(entry?.path());
             }
         }
@@ -143,16 +146,15 @@ impl Agent {
     }
 }
 
-fn work_directory(work: &Path, runtime: RuntimeKind) -> PathBuf {
-    work.join("agent").join(format!("work-{runtime}"))
+fn work_directory(places: &Path, runtime: RuntimeKind) -> PathBuf {
+    places.join(format!("work-{runtime}"))
 }
 
-fn settings(work: &Path, runtime: RuntimeKind) -> Settings {
+fn settings(places: &Path, runtime: RuntimeKind) -> Settings {
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let places = work.join("agent");
     Settings {
         cache: places.join("cache"),
-        work: work_directory(work, runtime),
+        work: work_directory(places, runtime),
         pull: PullOptions::default(),
         runtime: Some(runtime),
         places: RuntimePlaces {

@@ -31,6 +31,8 @@ const WARM_UP: u32 = 3;
 pub(crate) struct Bench {
     work: PathBuf,
     agent: Rc<Agent>,
+    /// Has its directories beside the bench's own, and not where the user's caches are.
+    on_disk: Agent,
     bare: Bare,
 }
 
@@ -38,7 +40,8 @@ impl Bench {
     /// Makes the bundles, and has the agent run its first jobs, which fill its caches.
     pub(crate) async fn prepare(work: PathBuf) -> Outcome<Self> {
         let bench = Self {
-            agent: Rc::new(Agent::new(&work)?),
+            agent: Rc::new(Agent::new(&work, cache()?)?),
+            on_disk: Agent::new(&work, work.join("agent"))?,
             bare: Bare::new(&work)?,
             work,
         };
@@ -46,6 +49,7 @@ impl Bench {
         for way in [Way::CRUN, Way::ISOLATED, Way::PODMAN] {
             bench.agent.succeed(way, NO_OP, "first-output").await?;
         }
+        bench.on_disk.succeed(Way::CRUN, NO_OP, "first-output").await?;
         Ok(bench)
     }
 
@@ -68,12 +72,14 @@ impl Bench {
 
     /// Nothing may be left of all the attempts.
     pub(crate) async fn end(&self) -> Outcome<()> {
-        self.agent.close().await?;
-        let left = self.agent.left()?;
-        match left.is_empty() {
-            true => Ok(()),
-            false => Err(format!("the attempts left {left:?}").into()),
+        for agent in [&*self.agent, &self.on_disk] {
+            agent.close().await?;
+            let left = agent.left()?;
+            if !left.is_empty() {
+                return Err(format!("the attempts left {left:?}").into());
+            }
         }
+        Ok(())
     }
 
     async fn warm(&self, rounds: u32) -> Outcome<()> {
@@ -82,12 +88,13 @@ impl Bench {
             let since = Since::now()?;
             self.bare.crun("crun", Stdio::null())?;
             self.note("warm-bare-crun", counted, &since)?;
-            for (name, way) in [
-                ("warm-crun", Way::CRUN),
-                ("warm-crun-isolated", Way::ISOLATED),
+            for (name, way, agent) in [
+                ("warm-crun", Way::CRUN, &*self.agent),
+                ("warm-crun-isolated", Way::ISOLATED, &*self.agent),
+                ("warm-crun-on-disk", Way::CRUN, &self.on_disk),
             ] {
                 let since = Since::now()?;
-                let report = self.agent.succeed(way, NO_OP, "warm-output").await?;
+                let report = agent.succeed(way, NO_OP, "warm-output").await?;
                 self.note(name, counted, &since)?;
                 if counted {
                     let text = serde_json::to_string(&report)?;
@@ -176,7 +183,7 @@ impl Bench {
             self.bare.crun("printing", File::create(&file)?.into())?;
             self.note(&format!("output-{mib}-bare"), counted, &since)?;
             same(bytes, fs::metadata(&file)?.len())?;
-            forget_peak()?;
+            self.number(&format!("output-{mib}-before"), counted, forget_peak()?)?;
             let since = Since::now()?;
             let mut to = BufWriter::new(File::create(&file)?);
             let mut failed = None;
@@ -229,7 +236,7 @@ impl Bench {
                 return Err(format!("a cancelled attempt ended as {verdict:?}").into());
             };
             let ms = took.as_secs_f64() * 1e3;
-            self.number(&format!("cancel-{}", way.runtime), round >= WARM_UP, ms)?;
+            self.number(&format!("agent-cancel-{}", way.runtime), round >= WARM_UP, ms)?;
         }
         Ok(())
     }
@@ -283,6 +290,14 @@ fn cpu_us() -> Outcome<u64> {
     Ok(line.ok_or("the kernel counts no time")?.parse()?)
 }
 
+/// Where the user's caches are, as `bryo run` has its own there.
+fn cache() -> Outcome<PathBuf> {
+    let dir = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let of_home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    let dir = dir.or_else(of_home).ok_or("there is no HOME")?;
+    Ok(dir.join("bryo-bench"))
+}
+
 /// The cgroup that everything of the bench is in.
 fn cgroup() -> Outcome<PathBuf> {
     let dir = std::env::var_os("BRYO_TEST_CGROUP").ok_or("BRYO_TEST_CGROUP is not set")?;
@@ -300,9 +315,10 @@ fn same(wanted: u64, got: u64) -> Outcome<()> {
     }
 }
 
-/// From here on the kernel counts the peak of this process' memory anew: proc(5), `clear_refs`.
-fn forget_peak() -> Outcome<()> {
-    Ok(fs::write("/proc/self/clear_refs", "5")?)
+/// From here on the kernel counts the peak of this process' memory anew: proc(5), `clear_refs`. Gives what it has now.
+fn forget_peak() -> Outcome<f64> {
+    fs::write("/proc/self/clear_refs", "5")?;
+    peak()
 }
 
 /// The peak since then, in MiB.

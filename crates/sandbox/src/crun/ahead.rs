@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bryo_model::{IdSlot, NetworkMode};
+use bryo_process::Running;
 use tokio_util::task::TaskTracker;
 
 use super::Ready;
-use crate::network::{DNS, NetworkHelper, Rule, own_addresses, rules};
+use crate::network::{DNS, Rule, own_addresses, rules};
 use crate::{Leftover, Network, SandboxError};
 
 /// A program that was killed and is there after this is held by the kernel.
@@ -125,19 +126,30 @@ impl Ahead {
         })
     }
 
-    /// Sees to it that a network program which was killed is gone: at once where no attempt follows, else beside it.
-    pub(super) async fn see_off(self: &Arc<Self>, mut program: NetworkHelper) {
-        let ahead = Arc::clone(self);
+    /// Ends a program and waits until it is gone: at once where no attempt follows, else beside it.
+    pub(super) async fn see_off(self: &Arc<Self>, mut program: Running) -> Option<Leftover> {
         let gone = async move {
-            if tokio::time::timeout(DYING, program.gone()).await.is_err() {
-                let text = "a network program cannot be killed".to_owned();
-                ahead.shelf().left.push(Leftover(text));
-            }
+            let late = tokio::time::timeout(DYING, program.kill()).await.is_err();
+            late.then(|| Leftover("a program of ours cannot be killed".to_owned()))
         };
-        match self.keep {
-            0 => gone.await,
-            _ => self.beside(gone),
+        self.now_or_beside(gone).await
+    }
+
+    /// Does it now, or beside the next attempt where one may follow; then what is left is told by `close`.
+    pub(super) async fn now_or_beside(
+        self: &Arc<Self>,
+        work: impl Future<Output = Option<Leftover>> + Send + 'static,
+    ) -> Option<Leftover> {
+        if self.keep == 0 {
+            return work.await;
         }
+        let ahead = Arc::clone(self);
+        self.beside(async move {
+            if let Some(left) = work.await {
+                ahead.shelf().left.push(left);
+            }
+        });
+        None
     }
 
     /// Has something done beside the attempts.

@@ -27,7 +27,7 @@ use filter::Filter;
 use crate::network::{Counters, NetworkHelper, NetworkProgram, Rule, close_network};
 use crate::proc::kernel_version;
 use crate::userns::{Nested, Role, UserNamespace};
-use crate::{Host, Missing, Network, SandboxError, seccomp};
+use crate::{Host, Leftover, Missing, Network, SandboxError, seccomp};
 
 /// Overlay mounts in user namespaces came with 5.11, `cgroup.kill` with 5.14. Whether the overlay module is loaded does not
 /// matter: the kernel loads it for the first mount.
@@ -115,7 +115,7 @@ impl CrunRuntime {
 
     async fn make(&self, name: &str, wanted: Wanted) -> Result<Ready, SandboxError> {
         // It needs nothing of what is made meanwhile.
-        let worker = start_worker(&self.userns)?;
+        let worker = start_worker(&self.userns, &self.crun)?;
         let isolated = wanted.rules().is_some();
         let nested = self.userns.nest(name, wanted.slot(), isolated).await?;
         let network = match wanted.rules() {
@@ -178,35 +178,41 @@ impl CrunRuntime {
             ..
         } = ready;
         worker.kill().await;
-        self.let_go(&nested, network).await
+        match self.let_go(nested, network).await {
+            None => Ok(()),
+            Some(left) => Err(SandboxError::Helper(left.to_string())),
+        }
     }
 
-    /// Lets go of an attempt's namespaces and ends its network.
-    ///
-    /// The kernel takes its time to take a network device away. Where attempts follow each other, the network program that
-    /// was killed is waited for beside the next one, and by [`Ahead::close`] at last.
-    pub(crate) async fn let_go(
-        &self,
-        nested: &Nested,
-        network: Option<Connected>,
-    ) -> Result<(), SandboxError> {
-        let network = network.map(|network| network.helper);
+    /// Lets go of an attempt's namespaces and ends its network. Returns what is left of them, if that is known already: the
+    /// kernel takes its time to take a network device away, and where attempts follow each other it is waited for beside the
+    /// next one, and by [`Ahead::close`] at last.
+    async fn let_go(&self, nested: Nested, network: Option<Connected>) -> Option<Leftover> {
         if let Some(network) = &network {
-            network.end();
+            network.helper.end();
         }
-        let gone = self.userns.unnest(nested).await;
-        if let Some(network) = network {
-            self.ahead.see_off(network).await;
-        }
-        gone
+        let (userns, ahead) = (Arc::clone(&self.userns), Arc::clone(&self.ahead));
+        let gone = async move {
+            let gone = userns.unnest(&nested).await;
+            if let Some(network) = network
+                && let Some(left) = ahead.see_off(network.helper.into()).await
+            {
+                return Some(left);
+            }
+            // A helper that is gone has taken them along.
+            let error = gone.err().filter(|_| userns.is_alive())?;
+            Some(Leftover(format!("namespaces {}: {error}", nested.name())))
+        };
+        self.ahead.now_or_beside(gone).await
     }
 }
 
 /// The worker of an attempt that may not be there yet.
-fn start_worker(userns: &UserNamespace) -> Result<Running, SandboxError> {
+fn start_worker(userns: &UserNamespace, crun: &Path) -> Result<Running, SandboxError> {
     Program::new("/proc/self/exe")
         .arg(Role::Worker.name())
         .arg(userns.pid().to_string())
+        .arg(crun)
         .start(Stdio::Piped)
         .map_err(SandboxError::program("start the worker"))
 }

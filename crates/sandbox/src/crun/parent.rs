@@ -5,7 +5,7 @@
 //! exit code, which a job can fake.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{WaitOptions, WaitStatus, wait};
 use serde::{Deserialize, Serialize};
 
-use super::sealed;
+use super::sealed::{self, Sealed};
 use super::worker::Instructions;
 
 /// How the job's first process ended, as the worker writes it down.
@@ -33,18 +33,46 @@ impl End {
     }
 }
 
+/// The crun program, as it will be started.
+pub(super) struct Crun<'a> {
+    path: &'a Path,
+    copy: io::Result<Sealed>,
+}
+
+impl<'a> Crun<'a> {
+    /// Copies it, which can be done before it is needed.
+    pub(super) fn at(path: &'a OsStr) -> Self {
+        let path = Path::new(path);
+        Self {
+            path,
+            copy: sealed::copy(path),
+        }
+    }
+
+    /// Starts the copy, which spares crun to make one itself, or it as it is where that is refused.
+    fn start(self, args: &[OsString]) -> io::Result<Child> {
+        let from = |program: &Path| {
+            let mut command = Command::new(program);
+            command.arg0(self.path).args(args).stdin(Stdio::null());
+            command.spawn()
+        };
+        self.copy
+            .and_then(|copy| from(&copy.path()))
+            .or_else(|_| from(self.path))
+    }
+}
+
 /// Starts crun and waits for the end of the job. What crun complains about is in its own log.
-pub(super) fn run(todo: &Instructions) -> Result<(), String> {
-    let [crun, rest @ ..] = todo.crun.as_slice() else {
-        return Err("no command".to_owned());
-    };
+pub(super) fn run(todo: &Instructions, crun: Crun<'_>) -> Result<(), String> {
     if is_orphan(todo) {
         return Err("the agent is gone".to_owned());
     }
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| format!("could not become the job's parent: {e}"))?;
-    let crun = start(Path::new(crun), rest)
-        .map_err(|e| format!("could not start {}: {e}", Path::new(crun).display()))?;
+    let path = crun.path;
+    let crun = crun
+        .start(&todo.crun)
+        .map_err(|e| format!("could not start {}: {e}", path.display()))?;
     let crun = i32::try_from(crun.id()).map_err(|e| e.to_string())?;
     let Some(end) = reap(crun, todo)? else {
         return Ok(());
@@ -52,18 +80,6 @@ pub(super) fn run(todo: &Instructions) -> Result<(), String> {
     let text = serde_json::to_vec(&end).map_err(|e| e.to_string())?;
     write_into(&todo.end_file, &text)
         .map_err(|e| format!("could not write {}: {e}", todo.end_file.display()))
-}
-
-/// Starts crun from a sealed copy, which spares it to make one itself, or as it is where that is refused.
-fn start(crun: &Path, args: &[OsString]) -> io::Result<Child> {
-    let from = |program: &Path| {
-        let mut command = Command::new(program);
-        command.arg0(crun).args(args).stdin(Stdio::null());
-        command.spawn()
-    };
-    sealed::copy(crun)
-        .and_then(|copy| from(&copy.path()))
-        .or_else(|_| from(crun))
 }
 
 /// Whether the agent that started this has died.

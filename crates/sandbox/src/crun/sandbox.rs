@@ -25,6 +25,9 @@ use crate::proc::{handles, is_first};
 use crate::userns::Nested;
 use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
 
+/// Where the worker writes the end of the job down, in the work directory.
+const END: &str = "end.json";
+
 /// The container's own cgroup below the job's.
 const BOX: &str = "box";
 
@@ -44,6 +47,8 @@ pub(crate) struct CrunSandbox {
     apparmor: Option<String>,
     running: Option<Running>,
     traffic: Option<Traffic>,
+    /// Whether the namespaces have been let go of.
+    let_go: bool,
 }
 
 impl CrunSandbox {
@@ -66,6 +71,7 @@ impl CrunSandbox {
             apparmor: spec.apparmor.clone(),
             running: None,
             traffic: None,
+            let_go: false,
         }
     }
 
@@ -151,7 +157,7 @@ impl CrunSandbox {
     }
 
     fn end_file(&self) -> PathBuf {
-        self.work.join("end.json")
+        self.work.join(END)
     }
 
     fn pid_file(&self) -> PathBuf {
@@ -163,8 +169,7 @@ impl CrunSandbox {
     }
 
     fn crun_run(&self) -> Vec<OsString> {
-        let mut args: Vec<OsString> = vec![self.runtime.crun.clone().into()];
-        args.extend(self.crun_options());
+        let mut args: Vec<OsString> = self.crun_options().into();
         args.extend(["run".into(), "--detach".into()]);
         args.extend(["--bundle".into(), self.bundle().into()]);
         args.extend(["--pid-file".into(), self.pid_file().into()]);
@@ -216,10 +221,14 @@ impl CrunSandbox {
             .running
             .as_mut()
             .ok_or_else(|| SandboxError::Crun("it was not started".to_owned()))?;
-        let status = running
-            .wait()
-            .await
-            .map_err(SandboxError::program("wait for the worker"))?;
+        // It writes the end down before it ends itself, which the removal of its mounts holds up.
+        let mut end = parent::read(&self.work.join(END));
+        let mut status = None;
+        if end.is_none() {
+            let ended = running.wait().await;
+            status = Some(ended.map_err(SandboxError::program("wait for the worker"))?);
+            end = parent::read(&self.end_file());
+        }
         if let Some(network) = &mut self.network {
             // The device that counts goes with the network program.
             if let Some(counters) = network.counters.take() {
@@ -238,12 +247,15 @@ impl CrunSandbox {
                 })),
             };
         }
-        match parent::read(&self.end_file()) {
+        match end {
             Some(End::Code(code)) => Ok(Exit::Code(code)),
             Some(End::Signal(number)) => Ok(Exit::Signal(number)),
             None => {
                 let why = fs::read_to_string(worker::error_file(&self.instructions()))
-                    .unwrap_or_else(|_| format!("the worker ended with {status}"));
+                    .unwrap_or_else(|_| match status {
+                        Some(status) => format!("the worker ended with {status}"),
+                        None => "the worker is lost".to_owned(),
+                    });
                 Err(SandboxError::Crun(why))
             }
         }
@@ -300,17 +312,21 @@ impl CrunSandbox {
             worker.kill().await;
         }
         if let Some(mut running) = self.running.take() {
-            let _ = self.cgroup.kill();
-            running.kill().await;
+            if parent::read(&self.end_file()).is_some() {
+                // Nothing of it is needed any more, and it is about to end.
+                left.extend(self.runtime.ahead.see_off(running).await);
+            } else {
+                let _ = self.cgroup.kill();
+                running.kill().await;
+            }
         }
         left.extend(self.cgroup.remove().await);
         let network = self.network.take();
-        // A helper that is gone has taken them along.
-        if let Err(error) = self.runtime.let_go(&self.nested, network).await
-            && self.runtime.userns.is_alive()
-        {
-            left.push(Leftover(format!("namespaces of {}: {error}", self.name)));
+        if self.let_go {
+            return left;
         }
+        self.let_go = true;
+        left.extend(self.runtime.let_go(self.nested.clone(), network).await);
         left
     }
 }

@@ -25,7 +25,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, chown};
 use serde::{Deserialize, Serialize};
 
-use super::parent;
+use super::parent::{self, Crun};
 use crate::userns::{give, join};
 
 /// The kernel takes mount options of one page, its end included.
@@ -45,6 +45,7 @@ pub(super) struct Instructions {
     pub(super) mounts: Vec<HostMount>,
     /// Contents of files in `/etc`.
     pub(super) etc: Vec<(String, String)>,
+    /// What crun is started with.
     pub(super) crun: Vec<OsString>,
     /// Bryo itself, and the job's cgroup.
     pub(super) agent: u32,
@@ -74,12 +75,13 @@ pub(super) fn etc_file(place: &Path, name: &str) -> PathBuf {
     place.join("etc").join(name)
 }
 
-/// The worker's main function; its only argument is the helper's process id.
+/// The worker's main function: `HELPER-PID CRUN`.
 pub(crate) fn worker_main(args: &[OsString]) -> Result<(), String> {
-    let [helper] = args else {
-        return Err("usage: HELPER-PID".to_owned());
+    let [helper, crun] = args else {
+        return Err("usage: HELPER-PID CRUN".to_owned());
     };
     let joined = join(helper);
+    let crun = Crun::at(crun);
     let mut file = Vec::new();
     std::io::stdin()
         .read_to_end(&mut file)
@@ -89,7 +91,7 @@ pub(crate) fn worker_main(args: &[OsString]) -> Result<(), String> {
     }
     let file = Path::new(OsStr::from_bytes(&file));
     // What goes wrong is told in a file: standard error is the job's.
-    let result = joined.and_then(|()| work(file));
+    let result = joined.and_then(|()| work(file, crun));
     if let Err(why) = &result {
         let _ = fs::write(error_file(file), why);
     }
@@ -101,14 +103,14 @@ pub(super) fn error_file(instructions: &Path) -> PathBuf {
     instructions.with_extension("error")
 }
 
-fn work(file: &Path) -> Result<(), String> {
+fn work(file: &Path, crun: Crun<'_>) -> Result<(), String> {
     let text = fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let todo: Instructions = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
     // Not before there are instructions: what was pinned later would not be seen in it.
     unshare(CloneFlags::CLONE_NEWNS)
         .map_err(|e| format!("could not make a mount namespace: {e}"))?;
     make_box(&todo)?;
-    parent::run(&todo)
+    parent::run(&todo, crun)
 }
 
 fn make_box(todo: &Instructions) -> Result<(), String> {

@@ -79,14 +79,15 @@ impl NetworkHelper {
         self.running.signal(Signal::SIGKILL);
     }
 
-    /// Ends it and waits until it is gone, and its device with it.
-    pub(crate) async fn gone(&mut self) {
-        self.running.kill().await;
-    }
-
     /// Whether it still carries packets.
     pub(crate) fn is_alive(&mut self) -> bool {
         self.running.is_alive()
+    }
+}
+
+impl From<NetworkHelper> for Running {
+    fn from(helper: NetworkHelper) -> Self {
+        helper.running
     }
 }
 

@@ -365,6 +365,11 @@ pub(crate) struct Nested {
 }
 
 impl Nested {
+    /// Their name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whose ids the job has.
     pub(crate) const fn slot(&self) -> IdSlot {
         self.slot
