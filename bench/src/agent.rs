@@ -138,7 +138,10 @@ impl Agent {
     pub(crate) fn left(&self) -> Outcome<Vec<PathBuf>> {
         let mut left = Vec::new();
         for runtime in [RuntimeKind::Crun, RuntimeKind::Podman] {
-            for entry in fs::read_dir(work_directory(&self.places, runtime)).into_iter().flatten() {
+            for entry in fs::read_dir(work_directory(&self.places, runtime))
+                .into_iter()
+                .flatten()
+            {
                 left.push(entry?.path());
             }
         }

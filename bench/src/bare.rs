@@ -18,7 +18,8 @@ pub(crate) struct Bare {
 
 impl Bare {
     pub(crate) fn new(work: &Path) -> Outcome<Self> {
-        let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").ok_or("XDG_RUNTIME_DIR is not set")?;
+        let runtime_dir =
+            std::env::var_os("XDG_RUNTIME_DIR").ok_or("XDG_RUNTIME_DIR is not set")?;
         let image = fs::read_to_string(work.join("podman-image"))?;
         Ok(Self {
             work: work.to_owned(),

@@ -49,7 +49,10 @@ impl Bench {
         for way in [Way::CRUN, Way::ISOLATED, Way::PODMAN] {
             bench.agent.succeed(way, NO_OP, "first-output").await?;
         }
-        bench.on_disk.succeed(Way::CRUN, NO_OP, "first-output").await?;
+        bench
+            .on_disk
+            .succeed(Way::CRUN, NO_OP, "first-output")
+            .await?;
         Ok(bench)
     }
 
@@ -136,7 +139,8 @@ impl Bench {
                 };
                 let lanes: Vec<_> = (0..lanes).map(lane).collect();
                 lanes.into_iter().try_for_each(|lane| {
-                    lane.join().unwrap_or_else(|_| Err("a lane broke".to_owned()))
+                    lane.join()
+                        .unwrap_or_else(|_| Err("a lane broke".to_owned()))
                 })
             })?;
             let (name, counted) = (format!("parallel-{lanes}-bare"), round > 0);
@@ -195,7 +199,10 @@ impl Bench {
             };
             let goes = (&job, "printing-published");
             let control = Control::new();
-            let (verdict, _) = self.agent.attempt(Way::CRUN, goes, &control, listen).await?;
+            let (verdict, _) = self
+                .agent
+                .attempt(Way::CRUN, goes, &control, listen)
+                .await?;
             to.flush()?;
             self.note(&format!("output-{mib}-bryo"), counted, &since)?;
             if verdict != Verdict::Succeeded || failed.is_some() {
@@ -236,7 +243,11 @@ impl Bench {
                 return Err(format!("a cancelled attempt ended as {verdict:?}").into());
             };
             let ms = took.as_secs_f64() * 1e3;
-            self.number(&format!("agent-cancel-{}", way.runtime), round >= WARM_UP, ms)?;
+            self.number(
+                &format!("agent-cancel-{}", way.runtime),
+                round >= WARM_UP,
+                ms,
+            )?;
         }
         Ok(())
     }

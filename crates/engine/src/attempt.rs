@@ -103,7 +103,8 @@ pub(crate) struct Attempt<'a> {
 
 /// What goes on beside the stages.
 pub(crate) struct Beside {
-    pub(crate) setup: JoinHandle<Result<Setup, SandboxError>>,
+    /// Until it is taken.
+    pub(crate) setup: Option<JoinHandle<Result<Setup, SandboxError>>>,
     pub(crate) image: Option<JoinHandle<Result<Image, ImageError>>>,
     pub(crate) changes: Option<JoinHandle<Option<String>>>,
     pub(crate) sweep: Option<JoinHandle<Option<String>>>,
@@ -142,7 +143,7 @@ impl Attempt<'_> {
             _ => None,
         };
         Beside {
-            setup,
+            setup: Some(setup),
             image: None,
             changes,
             sweep: None,
@@ -239,9 +240,14 @@ impl Attempt<'_> {
             self.events.notice(text).await;
         }
         // Wait until an aborted set-up is really gone: its programs may still use the work directory.
-        if !beside.setup.is_finished() {
-            beside.setup.abort();
-            let _ = beside.setup.await;
+        if let Some(setup) = beside.setup {
+            setup.abort();
+            // What it made before that is nobody's.
+            if let Ok(Ok(setup)) = setup.await
+                && let Err(error) = setup.runtime.release(setup.ready).await
+            {
+                self.record.leftovers.push(error.to_string());
+            }
         }
         let dir = work.dir().display().to_string();
         let mut host = self.host.take();

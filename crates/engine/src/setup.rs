@@ -29,9 +29,7 @@ pub(crate) async fn set_up(
     let runtime = Runtime::choose(&host, settings.runtime, network.mode, &settings.places).await?;
     runtime.check_apparmor(settings.apparmor.as_deref())?;
     let name = ContainerName::of(job.id);
-    let ready = runtime
-        .ready(name.as_str(), &network, slot)
-        .await?;
+    let ready = runtime.ready(name.as_str(), &network, slot).await?;
     Ok(Setup {
         host,
         runtime: Arc::new(runtime),

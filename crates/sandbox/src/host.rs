@@ -39,7 +39,11 @@ impl Host {
     pub async fn renew(&self, keep: &[PathBuf]) -> Result<Self, SandboxError> {
         let ids = SubordinateIds::of_this_user()?;
         let userns = UserNamespace::start(&ids, keep).await?;
-        Ok(Self::with(userns, self.delegation.clone(), self.ahead.keep()))
+        Ok(Self::with(
+            userns,
+            self.delegation.clone(),
+            self.ahead.keep(),
+        ))
     }
 
     fn with(userns: UserNamespace, delegation: Delegation, keep: usize) -> Self {

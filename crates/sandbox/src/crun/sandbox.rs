@@ -11,10 +11,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 
+use super::ahead::Wanted;
 use super::bundle::{self, Placement};
 use super::parent::{self, End};
 use super::worker::{self, HostMount, Instructions};
-use super::ahead::Wanted;
 use super::{Connected, CrunRuntime, Ready};
 use crate::apparmor;
 use crate::cgroup::{JobCgroup, name_of};
