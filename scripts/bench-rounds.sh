@@ -34,6 +34,7 @@ jq --arg job "$job" --arg source "$work/source" --arg output "$work/crun-output"
 
 podman load --quiet --input "$BRYO_TEST_IMAGES/busybox.tar" > /dev/null
 image=$(podman images --quiet | head -1)
+echo "$image" > podman-image
 
 run_crun() { crun --root "$XDG_RUNTIME_DIR/bench" --cgroup-manager=cgroupfs run --bundle bundle bench; }
 run_podman() {
@@ -91,3 +92,13 @@ for ((round = 1 - BRYO_BENCH_WARM_UP; round <= BRYO_BENCH_ROUNDS; round++)); do
   cancelled $round crun
   cancelled $round podman
 done
+
+# -- attempts in a process that keeps running --------------------------------------------------------------------------------
+rounds=$BRYO_BENCH_ROUNDS
+parallel=()
+for lanes in 1 2 8 32; do
+  each=$((rounds * 2 / lanes))
+  parallel+=("parallel:$lanes:$((each < 2 ? 2 : each)):3")
+done
+"$BRYO_BENCH_AGENT" "$work" "warm:$((rounds * 2))" "podman:$rounds" "${parallel[@]}" "output:10:5" "output:100:5" \
+  "cancel-crun:$((rounds * 7))" "cancel-podman:$((rounds * 7 / 2))"

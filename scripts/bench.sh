@@ -2,7 +2,8 @@
 # bench.sh - how long a job of Bryo takes beside the same work done by hand; writes docs/benchmarks.md
 #
 # One machine, one run, all ways in turn within each round, so that a disturbance meets all of them. Medians: a mean would
-# measure the other users of the machine. ROUNDS (30) and WARM_UP (3) rounds that are not counted.
+# measure the other users of the machine. ROUNDS (30) and WARM_UP (3) rounds that are not counted. Whole processes are timed by
+# scripts/bench-rounds.sh, attempts in a process that keeps running by the program in bench/, which that script starts.
 # Raw times and reports: target/bench/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,14 +12,15 @@ repo=$PWD
 . tests/bed/lib.sh
 
 tests/bed/install-packages.sh build run demo
-cargo build --release --locked --package bryo
+cargo build --release --locked --package bryo --package bryo-bench
 images/build busybox
 target=$(target_directory)
 if [ "$EUID" = 0 ]; then ensure_bed_user; fi
 work=$(throwaway_dir bench)
 trap 'rm -rf --one-file-system "$work"' EXIT
 
-BRYO_BIN=$target/release/bryo BRYO_TEST_IMAGES=$repo/images BRYO_BENCH_ROUNDS=${ROUNDS:-30} BRYO_BENCH_WARM_UP=${WARM_UP:-3} \
+BRYO_BIN=$target/release/bryo BRYO_BENCH_AGENT=$target/release/bryo-bench BRYO_TEST_IMAGES=$repo/images \
+  BRYO_BENCH_ROUNDS=${ROUNDS:-30} BRYO_BENCH_WARM_UP=${WARM_UP:-3} \
   tests/bed/as-user.sh --podman --see "$target" -- scripts/bench-rounds.sh "$work"
 rm -rf "$target/bench"
 cp -r "$work/results" "$target/bench"
@@ -32,6 +34,11 @@ stages() { # stages NAME FILTER - the median of what FILTER takes from each repo
   if [ -s "$work/column" ]; then median "$work/column"; else echo –; fi
 }
 ratio() { awk -v a="$(median "$work/results/$1")" -v b="$(median "$work/results/$2")" 'BEGIN { printf "%.2f", a / b }'; }
+hundredth() { sort -n "$1" | awk '{ v[NR] = $1 } END { n = int(NR * 0.99 + 0.5); printf "%.1f", v[n < 1 ? 1 : n] }'; }
+beside() { # beside NAME WHAT BASELINE - a row with the ratio to what stands in BASELINE
+  printf '| %s | %s | %s | %s | %s |\n' "$2" "$(median "$work/results/$1")" "$(tenth "$work/results/$1")" "$(ratio "$1" "$3")" \
+    "$(ratio "$1.cpu" "$3.cpu")"
+}
 row() { # row NAME WHAT BASELINE...
   printf '| %s | %s | %s |' "$2" "$(median "$work/results/$1")" "$(tenth "$work/results/$1")"
   printf ' %s | %s |\n' "$(ratio "$1" crun)" "$(ratio "$1" podman)"
@@ -93,9 +100,68 @@ END
   done
   cat <<END
 
+## In a process that keeps running
+
+One engine in one process, as an agent has it: its helper is there, checkout and image are cached, and what the next job needs
+of the host (namespaces, network, a worker that waits) is made while the one before runs. A whole attempt each, from the
+call to the report, on one thread.
+
+| | median | 9/10 | to its baseline | processor time, to its baseline |
+|---|---:|---:|---:|---:|
+END
+  # shellcheck disable=SC2016  # Markdown's own quotes
+  {
+    beside warm-bare-crun 'bare `crun run`, no network' warm-bare-crun
+    beside warm-crun 'attempt on crun, no network' warm-bare-crun
+    beside warm-crun-isolated 'attempt on crun, network isolated' warm-bare-crun
+    beside warm-crun-on-disk 'attempt on crun, no network, cache and work directory on the disk' warm-bare-crun
+    beside warm-bare-podman '`podman run --network none`' warm-bare-podman
+    beside warm-podman 'attempt on podman, no network' warm-bare-podman
+  }
+  cat <<END
+
+So many at once, milliseconds for each job that ends; jobs on crun without network, each lane starts its next one when one ends:
+
+| at once | bare crun | attempts | throughput, to bare crun | processor time, to bare crun |
+|---:|---:|---:|---:|---:|
+END
+  for lanes in 1 2 8 32; do
+    at=parallel-$lanes
+    printf '| %s | %s | %s | %s | %s |\n' "$lanes" "$(median "$work/results/$at-bare")" "$(median "$work/results/$at-bryo")" \
+      "$(ratio "$at-bare" "$at-bryo")" "$(ratio "$at-bryo.cpu" "$at-bare.cpu")"
+  done
+  cat <<END
+
+A job that prints, into a file; bare crun writes into it, of an attempt the listener does. Memory is the peak of the process
+with the engine, in MiB:
+
+| | bare crun | attempt | ratio | peak before | peak |
+|---|---:|---:|---:|---:|---:|
+END
+  for mib in 10 100; do
+    at=output-$mib
+    printf '| %s MiB | %s | %s | %s | %s | %s |\n' "$mib" "$(median "$work/results/$at-bare")" "$(median "$work/results/$at-bryo")" \
+      "$(ratio "$at-bryo" "$at-bare")" "$(median "$work/results/$at-before")" "$(median "$work/results/$at-peak")"
+  done
+  cat <<END
+
+From the caller's cancel to the moment at which no process of the job is left:
+
+| | rounds | median | 99/100 | longest |
+|---|---:|---:|---:|---:|
+END
+  for way in crun podman; do
+    at=$work/results/agent-cancel-$way
+    printf '| %s | %s | %s | %s | %s |\n' "$way" "$(wc -l < "$at")" "$(median "$at")" "$(hundredth "$at")" "$(sort -n "$at" | tail -1)"
+  done
+  cat <<END
+
+## Why
+
 What is not in the run stage of bare crun and is in ours: the user namespace with subordinate ids (newuidmap and newgidmap,
 begun before the source is looked up), the overlay, the mounts of the contract, the cgroup with its read-back, and their
-removal. With a network the kernel takes some 20 ms to remove the job's network device, and Bryo waits until it has.
+removal. With a network the kernel takes some 20 ms to remove the job's network device; \`bryo run\` waits until it has, and a
+process that keeps running does so beside the next attempt. Bare crun has no system-call filter here; a job of Bryo has one.
 END
 } > "$work/benchmarks.md"
 cp "$work/benchmarks.md" docs/benchmarks.md

@@ -288,6 +288,9 @@ impl Agent {
         if let Ok(left @ 1..) = shared.store.outbox_depth().await {
             tracing::warn!("{left} results are kept for the next start");
         }
+        for left in shared.engine.close().await {
+            tracing::warn!("not removed: {left}");
+        }
         let path = shared.settings().control.clone();
         drop(shared);
         let _ = std::fs::remove_file(path);

@@ -103,7 +103,8 @@ pub(crate) struct Attempt<'a> {
 
 /// What goes on beside the stages.
 pub(crate) struct Beside {
-    pub(crate) setup: JoinHandle<Result<Setup, SandboxError>>,
+    /// Until it is taken.
+    pub(crate) setup: Option<JoinHandle<Result<Setup, SandboxError>>>,
     pub(crate) image: Option<JoinHandle<Result<Image, ImageError>>>,
     pub(crate) changes: Option<JoinHandle<Option<String>>>,
     pub(crate) sweep: Option<JoinHandle<Option<String>>>,
@@ -120,17 +121,17 @@ impl Attempt<'_> {
             let dir = self.settings.work.display();
             Cause::Work(e, format!("use the work directory {dir}"))
         })?;
-        let mut beside = self.start_beside(&work).await;
-        let result = self.stages(&work, &mut beside, depot).await;
+        let mut beside = self.start_beside().await;
+        let result = Box::pin(self.stages(&work, &mut beside, depot)).await;
         self.clean_up(work, beside).await;
         result
     }
 
     /// The user namespace takes longest to make and needs nothing but the host: it is begun before anything else, and is
     /// made while the source and the image are looked up.
-    async fn start_beside(&self, work: &Work) -> Beside {
+    async fn start_beside(&self) -> Beside {
         let (job, engine) = (self.job.clone(), self.engine.clone());
-        let setup = tokio::spawn(set_up(job, engine, work.dir().to_owned(), self.slot()));
+        let setup = tokio::spawn(set_up(job, engine, self.slot()));
         tokio::task::yield_now().await;
         let changes = match (&self.job.source.location, &self.job.source.reference) {
             (SourceLocation::Local(path), None) => {
@@ -142,7 +143,7 @@ impl Attempt<'_> {
             _ => None,
         };
         Beside {
-            setup,
+            setup: Some(setup),
             image: None,
             changes,
             sweep: None,
@@ -239,9 +240,14 @@ impl Attempt<'_> {
             self.events.notice(text).await;
         }
         // Wait until an aborted set-up is really gone: its programs may still use the work directory.
-        if !beside.setup.is_finished() {
-            beside.setup.abort();
-            let _ = beside.setup.await;
+        if let Some(setup) = beside.setup {
+            setup.abort();
+            // What it made before that is nobody's.
+            if let Ok(Ok(setup)) = setup.await
+                && let Err(error) = setup.runtime.release(setup.ready).await
+            {
+                self.record.leftovers.push(error.to_string());
+            }
         }
         let dir = work.dir().display().to_string();
         let mut host = self.host.take();

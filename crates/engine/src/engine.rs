@@ -29,6 +29,23 @@ impl Engine {
         vec![self.settings.cache.clone(), self.settings.work.clone()]
     }
 
+    /// The same engine for attempts that follow each other: it has so many of what an attempt needs of the host (namespaces,
+    /// a network) made before the attempt is there, where the last one of its kind wanted the same. Call it before the first
+    /// attempt, and [`Engine::close`] after the last one.
+    #[must_use]
+    pub fn keeping_ready(self, count: usize) -> Self {
+        Self {
+            hosts: Arc::new(Hosts::keeping_ready(&self.settings, count)),
+            ..self
+        }
+    }
+
+    /// Ends what was made ahead, and waits until all that goes on beside attempts is over. Returns what is left of it, which
+    /// should be nothing. No attempt begins after this.
+    pub async fn close(&self) -> Vec<String> {
+        self.hosts.close().await
+    }
+
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }

@@ -11,12 +11,18 @@ use crate::settings::Settings;
 #[derive(Debug)]
 pub(crate) struct Hosts {
     keep: [PathBuf; 3],
+    ready: usize,
     current: Mutex<Option<Host>>,
 }
 
 impl Hosts {
     pub(crate) fn new(settings: &Settings) -> Self {
+        Self::keeping_ready(settings, 0)
+    }
+
+    pub(crate) fn keeping_ready(settings: &Settings, ready: usize) -> Self {
         Self {
+            ready,
             keep: [&settings.cache, &settings.work, &settings.places.state].map(|dir| real(dir)),
             current: Mutex::new(None),
         }
@@ -28,10 +34,22 @@ impl Hosts {
         let host = match &*current {
             Some(host) if host.userns().is_alive() => return Ok(host.clone()),
             Some(host) => host.renew(&self.keep).await?,
-            None => Host::settle(&self.keep).await?,
+            None => Host::settle(&self.keep).await?.keeping_ready(self.ready),
         };
         *current = Some(host.clone());
         Ok(host)
+    }
+}
+
+impl Hosts {
+    /// As [`crate::Engine::close`].
+    pub(crate) async fn close(&self) -> Vec<String> {
+        let host = self.current.lock().await.take();
+        let left = match host {
+            Some(host) => host.close().await,
+            None => Vec::new(),
+        };
+        left.iter().map(ToString::to_string).collect()
     }
 }
 

@@ -66,9 +66,12 @@ impl Attempt<'_> {
             .map_err(|_| Cause::Task("the image".to_owned()))?
             .map_err(Cause::Image)?;
         self.record.image_digest = Some(image.manifest_digest().to_string());
-        let setup = self
-            .guarded(&mut beside.setup)
-            .await?
+        let setup = match beside.setup.as_mut() {
+            Some(setup) => self.guarded(setup).await?,
+            None => return Err(Cause::Task("the sandbox's set-up".to_owned())),
+        };
+        beside.setup = None;
+        let setup = setup
             .map_err(|_| Cause::Task("the sandbox's set-up".to_owned()))?
             .map_err(Cause::Sandbox)?;
         self.record.runtime = Some(setup.runtime.kind());

@@ -97,7 +97,7 @@ impl Attempt<'_> {
         spec: &SandboxSpec,
         ready: Ready,
     ) -> Result<Sandbox, Cause> {
-        let create = runtime.create(spec, ready);
+        let create = Box::pin(runtime.create(spec, ready));
         // Without a service it takes no time, and what it took over must not be dropped half-way.
         if runtime.kind() == RuntimeKind::Crun {
             return create.await.map_err(Cause::Sandbox);

@@ -1,6 +1,5 @@
 //! What an attempt needs from the host, made while the source is still on its way.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bryo_model::{ContainerName, IdSlot, JobSpec, NetworkMode};
@@ -24,7 +23,6 @@ pub(crate) struct Setup {
 pub(crate) async fn set_up(
     job: JobSpec,
     engine: Engine,
-    work_dir: PathBuf,
     slot: IdSlot,
 ) -> Result<Setup, SandboxError> {
     let settings = engine.settings();
@@ -36,9 +34,7 @@ pub(crate) async fn set_up(
         .prepare_selinux(&settings.selinux, &settings.source_cache())
         .await?;
     let name = ContainerName::of(job.id);
-    let ready = runtime
-        .ready(name.as_str(), &network, &work_dir, slot)
-        .await?;
+    let ready = runtime.ready(name.as_str(), &network, slot).await?;
     Ok(Setup {
         host,
         runtime: Arc::new(runtime),

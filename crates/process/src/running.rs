@@ -80,6 +80,15 @@ impl Running {
         )
     }
 
+    /// Whether it has not ended yet.
+    pub fn is_alive(&mut self) -> bool {
+        let alive = matches!(self.child.try_wait(), Ok(None));
+        if !alive {
+            self.end_group();
+        }
+        alive
+    }
+
     /// Waits for its end. Safe to call again, and to drop while waiting.
     ///
     /// # Errors

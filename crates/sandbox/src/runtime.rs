@@ -37,7 +37,7 @@ pub struct Runtime {
 
 #[derive(Debug)]
 enum MadeBy {
-    Crun(Box<CrunRuntime>),
+    Crun(Arc<CrunRuntime>),
     Podman(Box<PodmanRuntime>),
 }
 
@@ -54,8 +54,7 @@ impl Runtime {
         places: &RuntimePlaces,
     ) -> Result<Self, SandboxError> {
         let crun = || -> Result<MadeBy, SandboxError> {
-            let crun = CrunRuntime::new(host.userns.clone(), &places.state)?;
-            Ok(MadeBy::Crun(Box::new(crun)))
+            Ok(MadeBy::Crun(CrunRuntime::on(host, &places.state)?))
         };
         let podman = async |socket: PathBuf| -> Result<MadeBy, SandboxError> {
             let podman = PodmanRuntime::connect(&socket, &places.state).await?;
@@ -147,11 +146,10 @@ impl Runtime {
         &self,
         name: &str,
         network: &Network,
-        work: &Path,
         slot: IdSlot,
     ) -> Result<Ready, SandboxError> {
         let crun = match &self.made_by {
-            MadeBy::Crun(crun) => Some(crun.ready(name, network, work, slot).await?),
+            MadeBy::Crun(crun) => Some(crun.ready(name, network, slot).await?),
             // Podman makes them with the container.
             MadeBy::Podman(_) => None,
         };
@@ -322,7 +320,7 @@ impl Runtime {
 
     async fn create_crun(
         &self,
-        crun: &CrunRuntime,
+        crun: &Arc<CrunRuntime>,
         spec: &SandboxSpec,
         ready: crun::Ready,
         labels: Option<&Labels>,
@@ -342,7 +340,7 @@ impl Runtime {
             }
         };
         let mut sandbox = CrunSandbox::new(crun, spec, ready, cgroup);
-        match sandbox.write(crun, spec, labels) {
+        match sandbox.write(spec, labels) {
             Ok(()) => Ok(sandbox),
             Err(error) => {
                 sandbox.remove().await;

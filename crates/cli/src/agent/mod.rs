@@ -21,6 +21,9 @@ use crate::{directories, log, terminal};
 /// Orders that the agent has not looked at yet.
 const ORDERS: usize = 8;
 
+/// How many jobs have their namespaces and networks made ahead; a network costs a process that waits.
+const MOST_READY: usize = 4;
+
 /// How long a task of ours that nobody waits for may hold up the end of the program.
 const STRAGGLERS: Duration = Duration::from_millis(200);
 
@@ -90,6 +93,7 @@ fn started(config: AgentConfig, args: WorkArgs) -> Result<Exit> {
             let verdict = Agent::once(agent, engine, orders, max_wait).await?;
             return anyhow::Ok(verdict.as_ref().map_or(Exit::NothingToDo, Exit::of));
         }
+        let engine = engine.keeping_ready(agent.slots.min(MOST_READY));
         Agent::run(agent, engine, orders).await?;
         anyhow::Ok(Exit::Succeeded)
     }));

@@ -62,6 +62,7 @@ impl Delegation {
     pub(crate) fn ours(&self, work: &Path) -> Vec<String> {
         let entries = fs::read_dir(&self.base).into_iter().flatten().flatten();
         entries
+            .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
             .filter(|entry| owner(&entry.path()).is_some_and(|root| root == work))
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect()

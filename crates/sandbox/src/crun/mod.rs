@@ -1,29 +1,33 @@
 //! The crun runtime: a bundle of our own, started by crun(1), no engine anywhere.
 
+mod ahead;
 mod bundle;
 mod filter;
 mod parent;
 mod sandbox;
+mod sealed;
 mod worker;
 
+pub(crate) use self::ahead::Ahead;
 pub(crate) use sandbox::CrunSandbox;
 pub(crate) use worker::worker_main;
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bryo_model::{IdSlot, NetworkMode};
-use bryo_process::find_program;
+use bryo_process::{Program, Running, Stdio, find_program};
 use oci_spec::runtime::LinuxSeccomp;
 
+use ahead::Wanted;
 use filter::Filter;
 
-use crate::network::{Counters, DNS, NetworkHelper, NetworkProgram, close_network, rules};
+use crate::network::{Counters, NetworkHelper, NetworkProgram, Rule, close_network};
 use crate::proc::kernel_version;
-use crate::userns::{Nested, UserNamespace};
-use crate::{Missing, Network, SandboxError, seccomp};
+use crate::userns::{Nested, Role, UserNamespace};
+use crate::{Host, Leftover, Missing, Network, SandboxError, seccomp};
 
 /// Overlay mounts in user namespaces came with 5.11, `cgroup.kill` with 5.14. Whether the overlay module is loaded does not
 /// matter: the kernel loads it for the first mount.
@@ -37,6 +41,7 @@ pub(crate) struct CrunRuntime {
     seccomp: LinuxSeccomp,
     filter: Filter,
     userns: Arc<UserNamespace>,
+    ahead: Arc<Ahead>,
 }
 
 impl CrunRuntime {
@@ -63,64 +68,75 @@ impl CrunRuntime {
         missing
     }
 
-    /// Reads what the runtime needs. `state` is a directory of the agent for what is kept between jobs.
-    pub(crate) fn new(userns: Arc<UserNamespace>, state: &Path) -> Result<Self, SandboxError> {
+    /// What the runtime needs of the host, read anew only if it has changed since an attempt read it last. `state` is a
+    /// directory of the agent for what is kept between jobs.
+    pub(crate) fn on(host: &Host, state: &Path) -> Result<Arc<Self>, SandboxError> {
         let crun = find_program("crun")
             .ok_or_else(|| SandboxError::Host(Self::missing(NetworkMode::None)))?;
         let profile = seccomp::find_profile().map_err(|m| SandboxError::Host(vec![m]))?;
-        let seccomp = seccomp::load(&profile)?;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state)
-            .map_err(SandboxError::file("make", state))?;
-        ours_alone(state)?;
-        Ok(Self {
-            filter: Filter::new(state, &seccomp, &crun),
-            crun,
+        make_state(state)?;
+        let stamp = Stamp {
+            files: [FileStamp::of(crun)?, FileStamp::of(profile)?],
+            state: state.to_owned(),
+        };
+        let mut known = host.crun.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known_stamp, runtime)) = &*known
+            && *known_stamp == stamp
+        {
+            return Ok(Arc::clone(runtime));
+        }
+        let [crun, profile] = &stamp.files;
+        let seccomp = seccomp::load(&profile.path)?;
+        let runtime = Arc::new(Self {
+            filter: Filter::new(state, &seccomp, &crun.path),
+            crun: crun.path.clone(),
             network: NetworkProgram::find(),
             seccomp,
-            userns,
-        })
+            userns: Arc::clone(&host.userns),
+            ahead: Arc::clone(&host.ahead),
+        });
+        *known = Some((stamp, Arc::clone(&runtime)));
+        Ok(runtime)
     }
 
-    /// Makes the namespaces of an attempt, and its network, before they are needed.
+    /// What an attempt needs before its source is there: taken from what was made ahead, or made now.
     pub(crate) async fn ready(
         &self,
         name: &str,
         network: &Network,
-        work: &Path,
         slot: IdSlot,
     ) -> Result<Ready, SandboxError> {
-        let isolated = network.mode == NetworkMode::Isolated;
-        let nested = self.userns.nest(name, slot, isolated).await?;
-        let mut ready = Ready {
-            nested,
-            network: None,
-            counters: None,
-        };
-        if isolated {
-            match self.connect(&ready.nested, network, work).await {
-                Ok((helper, counters)) => {
-                    ready.network = Some(helper);
-                    ready.counters = Some(counters);
-                }
-                Err(error) => {
-                    let _ = self.userns.unnest(&ready.nested).await;
-                    return Err(error);
-                }
-            }
+        let wanted = Wanted::of(network, slot)?;
+        match self.ahead.take(&wanted) {
+            Some(ready) => Ok(ready),
+            None => self.make(name, wanted).await,
         }
-        Ok(ready)
     }
 
-    async fn connect(
-        &self,
-        nested: &Nested,
-        network: &Network,
-        work: &Path,
-    ) -> Result<(NetworkHelper, Counters), SandboxError> {
-        let rules = rules(network, DNS)?;
+    async fn make(&self, name: &str, wanted: Wanted) -> Result<Ready, SandboxError> {
+        // It needs nothing of what is made meanwhile.
+        let worker = start_worker(&self.userns, &self.crun)?;
+        let isolated = wanted.rules().is_some();
+        let nested = self.userns.nest(name, wanted.slot(), isolated).await?;
+        let network = match wanted.rules() {
+            None => Ok(None),
+            Some(rules) => self.connect(&nested, rules).await.map(Some),
+        };
+        match network {
+            Ok(network) => Ok(Ready {
+                wanted,
+                nested,
+                worker,
+                network,
+            }),
+            Err(error) => {
+                let _ = self.userns.unnest(&nested).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(&self, nested: &Nested, rules: &[Rule]) -> Result<Connected, SandboxError> {
         let program = self
             .network
             .as_ref()
@@ -128,16 +144,114 @@ impl CrunRuntime {
         let net = nested.net().unwrap_or(nested.user());
         let (user, net) = (nested.on_host(nested.user()), nested.on_host(net));
         // Not both at once: the kernel takes no route through a gateway that a rule has closed.
-        let helper = program.start(&self.userns, nested, work).await?;
-        let counters = close_network(&user, &net, &rules).await?;
-        Ok((helper, counters))
+        let helper = program.start(&self.userns, nested).await?;
+        let counters = close_network(&user, &net, rules).await?;
+        Ok(Connected {
+            helper,
+            counters: Some(counters),
+        })
+    }
+
+    /// Has the next attempt that wants the same find it made.
+    pub(crate) fn make_another(&self, wanted: &Wanted) {
+        let Some(place) = Ahead::reserve(&self.ahead, wanted) else {
+            return;
+        };
+        let (runtime, wanted) = (self.clone(), wanted.clone());
+        self.ahead.beside(async move {
+            let made = runtime.make(&place.name(), wanted).await;
+            // What failed now is tried by the attempt that needs it, which can say so.
+            if let Ok(ready) = made
+                && let Some(ready) = place.fill(ready)
+            {
+                let _ = runtime.release(ready).await;
+            }
+        });
     }
 
     /// Lets go of namespaces that no sandbox took.
     pub(crate) async fn release(&self, ready: Ready) -> Result<(), SandboxError> {
-        drop((ready.network, ready.counters));
-        self.userns.unnest(&ready.nested).await
+        let Ready {
+            nested,
+            mut worker,
+            network,
+            ..
+        } = ready;
+        worker.kill().await;
+        match self.let_go(nested, network).await {
+            None => Ok(()),
+            Some(left) => Err(SandboxError::Helper(left.to_string())),
+        }
     }
+
+    /// Lets go of an attempt's namespaces and ends its network. Returns what is left of them, if that is known already: the
+    /// kernel takes its time to take a network device away, and where attempts follow each other it is waited for beside the
+    /// next one, and by [`Ahead::close`] at last.
+    async fn let_go(&self, nested: Nested, network: Option<Connected>) -> Option<Leftover> {
+        if let Some(network) = &network {
+            network.helper.end();
+        }
+        let (userns, ahead) = (Arc::clone(&self.userns), Arc::clone(&self.ahead));
+        let gone = async move {
+            let gone = userns.unnest(&nested).await;
+            if let Some(network) = network
+                && let Some(left) = ahead.see_off(network.helper.into()).await
+            {
+                return Some(left);
+            }
+            // A helper that is gone has taken them along.
+            let error = gone.err().filter(|_| userns.is_alive())?;
+            Some(Leftover(format!("namespaces {}: {error}", nested.name())))
+        };
+        self.ahead.now_or_beside(gone).await
+    }
+}
+
+/// The worker of an attempt that may not be there yet.
+fn start_worker(userns: &UserNamespace, crun: &Path) -> Result<Running, SandboxError> {
+    Program::new("/proc/self/exe")
+        .arg(Role::Worker.name())
+        .arg(userns.pid().to_string())
+        .arg(crun)
+        .start(Stdio::Piped)
+        .map_err(SandboxError::program("start the worker"))
+}
+
+/// What was true of the host when the runtime's needs were read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    files: [FileStamp; 2],
+    state: PathBuf,
+}
+
+/// A file by what changes when it is replaced or written.
+#[derive(Debug, PartialEq, Eq)]
+struct FileStamp {
+    path: PathBuf,
+    ino: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl FileStamp {
+    fn of(path: PathBuf) -> Result<Self, SandboxError> {
+        let meta = fs::metadata(&path).map_err(SandboxError::file("look at", &path))?;
+        Ok(Self {
+            ino: meta.ino(),
+            size: meta.size(),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+            path,
+        })
+    }
+}
+
+fn make_state(state: &Path) -> Result<(), SandboxError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .map_err(SandboxError::file("make", state))?;
+    ours_alone(state)
 }
 
 /// What is kept in the state directory is trusted, so nobody else may be able to put it there.
@@ -156,10 +270,27 @@ fn ours_alone(dir: &Path) -> Result<(), SandboxError> {
     )]))
 }
 
-/// The namespaces of an attempt, made before they are needed.
+/// What an attempt needs that does not depend on its source or its image.
 #[derive(Debug)]
 pub(crate) struct Ready {
+    wanted: Wanted,
     nested: Nested,
-    network: Option<NetworkHelper>,
+    worker: Running,
+    network: Option<Connected>,
+}
+
+impl Ready {
+    /// Whether its programs still run.
+    fn is_whole(&mut self) -> bool {
+        let network = self.network.as_mut();
+        self.worker.is_alive() && network.is_none_or(|network| network.helper.is_alive())
+    }
+}
+
+/// A network that is up, with its rules in force.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    helper: NetworkHelper,
+    /// Until the job has ended.
     counters: Option<Counters>,
 }

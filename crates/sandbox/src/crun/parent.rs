@@ -8,16 +8,18 @@
 //! word `selinux` among the mounts, and without it takes the host for one without SELinux.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, WaitStatus, wait};
 use serde::{Deserialize, Serialize};
 
+use super::sealed::{self, Sealed};
 use super::worker::Instructions;
 use crate::selinux;
 
@@ -35,8 +37,38 @@ impl End {
     }
 }
 
+/// The crun program, as it will be started.
+pub(super) struct Crun<'a> {
+    path: &'a Path,
+    copy: io::Result<Sealed>,
+}
+
+impl<'a> Crun<'a> {
+    /// Copies it, which can be done before it is needed.
+    pub(super) fn at(path: &'a OsStr) -> Self {
+        let path = Path::new(path);
+        Self {
+            path,
+            copy: sealed::copy(path),
+        }
+    }
+
+    /// Starts the copy, which spares crun to make one itself, or it as it is where that is refused.
+    fn start(&self, args: &[OsString]) -> io::Result<Child> {
+        let from = |program: &Path| {
+            let mut command = Command::new(program);
+            command.arg0(self.path).args(args).stdin(Stdio::null());
+            command.spawn()
+        };
+        match &self.copy {
+            Ok(copy) => from(&copy.path()).or_else(|_| from(self.path)),
+            Err(_) => from(self.path),
+        }
+    }
+}
+
 /// Has crun make the container and waits for the end of the job. What crun complains about is in its own log.
-pub(super) fn run(todo: &Instructions) -> Result<(), String> {
+pub(super) fn run(todo: &Instructions, crun: &Crun<'_>) -> Result<(), String> {
     if is_orphan(todo) {
         return Err("the agent is gone".to_owned());
     }
@@ -50,7 +82,7 @@ pub(super) fn run(todo: &Instructions) -> Result<(), String> {
         selinux::label_own_output(label)?;
     }
     let mut children = Children::default();
-    if !children.succeeds(&todo.crun)? {
+    if !children.succeeds(crun, &todo.crun)? {
         return Ok(());
     }
     if is_orphan(todo) {
@@ -66,7 +98,7 @@ pub(super) fn run(todo: &Instructions) -> Result<(), String> {
         }
         fs::write(&labels.seen, &labels.process)
             .map_err(|e| format!("could not write {}: {e}", labels.seen.display()))?;
-        if !children.succeeds(&labels.start)? {
+        if !children.succeeds(crun, &labels.start)? {
             kill_all(todo);
             return Ok(());
         }
@@ -121,15 +153,11 @@ struct Children {
 }
 
 impl Children {
-    /// Runs a program to its end. Whether that was a good one.
-    fn succeeds(&mut self, command: &[OsString]) -> Result<bool, String> {
-        let [program, rest @ ..] = command else {
-            return Err("no command".to_owned());
-        };
-        let child = Command::new(program)
-            .args(rest)
-            .spawn()
-            .map_err(|e| format!("could not start {}: {e}", Path::new(program).display()))?;
+    /// Runs crun to its end. Whether that was a good one.
+    fn succeeds(&mut self, crun: &Crun<'_>, args: &[OsString]) -> Result<bool, String> {
+        let child = crun
+            .start(args)
+            .map_err(|e| format!("could not start {}: {e}", crun.path.display()))?;
         let child = i32::try_from(child.id()).map_err(|e| e.to_string())?;
         // A number can be given again.
         self.ended.remove(&child);

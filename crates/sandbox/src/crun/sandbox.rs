@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bryo_model::{NetworkMode, ResourceUse};
-use bryo_process::{Program, Running, Stdio};
+use bryo_process::Running;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::io::AsyncWriteExt;
 
+use super::ahead::Wanted;
 use super::bundle::{self, Placement};
-use super::filter::Filter;
 use super::parent::{self, End};
 use super::worker::{self, HostMount, Instructions, JobLabels};
-use super::{CrunRuntime, Ready};
+use super::{Connected, CrunRuntime, Ready};
 use crate::apparmor;
 use crate::cgroup::{JobCgroup, name_of};
 use crate::contract::{Container, Doing};
@@ -22,8 +23,11 @@ use crate::logs::Logs;
 use crate::network::{DNS, Traffic, resolver};
 use crate::proc::{handles, is_first};
 use crate::selinux::Labels;
-use crate::userns::{Role, UserNamespace};
+use crate::userns::Nested;
 use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
+
+/// Where the worker writes the end of the job down, in the work directory.
+const END: &str = "end.json";
 
 /// The container's own cgroup below the job's.
 const BOX: &str = "box";
@@ -32,56 +36,59 @@ const BOX: &str = "box";
 #[derive(Debug)]
 pub(crate) struct CrunSandbox {
     name: String,
-    crun: PathBuf,
-    filter: Filter,
-    userns: Arc<UserNamespace>,
-    ready: Option<Ready>,
+    runtime: Arc<CrunRuntime>,
+    /// Until it is started.
+    worker: Option<Running>,
+    /// What the next attempt will want, if it is like this one.
+    wanted: Wanted,
+    nested: Nested,
+    network: Option<Connected>,
     cgroup: JobCgroup,
     work: PathBuf,
     apparmor: Option<String>,
     running: Option<Running>,
     traffic: Option<Traffic>,
+    /// Whether the namespaces have been let go of.
+    let_go: bool,
 }
 
 impl CrunSandbox {
     /// Takes over the attempt's namespaces and its cgroup, whose limits are in force.
     pub(crate) fn new(
-        runtime: &CrunRuntime,
+        runtime: &Arc<CrunRuntime>,
         spec: &SandboxSpec,
         ready: Ready,
         cgroup: JobCgroup,
     ) -> Self {
         Self {
             name: spec.name.to_string(),
-            crun: runtime.crun.clone(),
-            filter: runtime.filter.clone(),
-            userns: Arc::clone(&runtime.userns),
-            ready: Some(ready),
+            runtime: Arc::clone(runtime),
+            worker: Some(ready.worker),
+            wanted: ready.wanted,
+            nested: ready.nested,
+            network: ready.network,
             cgroup,
             work: spec.work.clone(),
             apparmor: spec.apparmor.clone(),
             running: None,
             traffic: None,
+            let_go: false,
         }
     }
 
     /// Writes the bundle. Nothing of the job runs yet.
     pub(crate) fn write(
         &self,
-        runtime: &CrunRuntime,
         spec: &SandboxSpec,
         labels: Option<&Labels>,
     ) -> Result<(), SandboxError> {
+        let (runtime, nested) = (&self.runtime, &self.nested);
         let Root::Layers { dirs, user } = &spec.root else {
             return Err(SandboxError::Crun(
                 "it can only run unpacked layers".to_owned(),
             ));
         };
-        let nested = match &self.ready {
-            Some(ready) => &ready.nested,
-            None => return Err(SandboxError::Helper("the namespaces are gone".to_owned())),
-        };
-        let place = self.userns.base().join("box");
+        let place = runtime.userns.base().join("box");
         let etc = etc_files(spec.network.mode);
         let etc_paths: Vec<_> = etc
             .iter()
@@ -107,7 +114,6 @@ impl CrunSandbox {
         )
         .map_err(|e| SandboxError::Crun(e.to_string()))?;
         let instructions = Instructions {
-            helper: self.userns.pid(),
             place,
             job_root: nested.slot().first(),
             layers: dirs.clone(),
@@ -169,7 +175,7 @@ impl CrunSandbox {
     }
 
     fn end_file(&self) -> PathBuf {
-        self.work.join("end.json")
+        self.work.join(END)
     }
 
     fn pid_file(&self) -> PathBuf {
@@ -186,16 +192,14 @@ impl CrunSandbox {
     }
 
     fn crun_start(&self) -> Vec<OsString> {
-        let mut args: Vec<OsString> = vec![self.crun.clone().into()];
-        args.extend(self.crun_options());
+        let mut args: Vec<OsString> = self.crun_options().into();
         args.extend(["start".into(), self.name.clone().into()]);
         args
     }
 
-    /// The command that makes the container: at once with its job, or before it.
+    /// What makes the container: at once with its job, or before it.
     fn crun_make(&self, command: &[&str]) -> Vec<OsString> {
-        let mut args: Vec<OsString> = vec![self.crun.clone().into()];
-        args.extend(self.crun_options());
+        let mut args: Vec<OsString> = self.crun_options().into();
         args.extend(command.iter().map(OsString::from));
         args.extend(["--bundle".into(), self.bundle().into()]);
         args.extend(["--pid-file".into(), self.pid_file().into()]);
@@ -215,22 +219,30 @@ impl CrunSandbox {
     }
 
     /// Starts the job.
-    pub(crate) fn start(&mut self) -> Result<Logs, SandboxError> {
-        let mut running = Program::new("/proc/self/exe")
-            .arg(Role::Worker.name())
-            .arg(self.instructions())
-            .start(Stdio::OutputPiped)
-            .map_err(SandboxError::program("start the worker"))?;
-        let (_, stdout, stderr) = running.take_pipes();
-        self.running = Some(running);
-        if self.filter.compiled().is_none() {
-            let keep = self.filter.clone();
+    pub(crate) async fn start(&mut self) -> Result<Logs, SandboxError> {
+        let mut worker = self
+            .worker
+            .take()
+            .ok_or_else(|| SandboxError::Crun("it was started before".to_owned()))?;
+        let pipes = worker.take_pipes();
+        // From here on there is somebody to be killed.
+        self.running = Some(worker);
+        let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
+            return Err(SandboxError::Crun("it has no output".to_owned()));
+        };
+        let instructions = self.instructions();
+        // One that has ended tells by its end.
+        let _ = stdin
+            .write_all(instructions.as_os_str().as_encoded_bytes())
+            .await;
+        drop(stdin);
+        let filter = &self.runtime.filter;
+        if filter.compiled().is_none() {
+            let keep = filter.clone();
             tokio::spawn(keep.keep(self.state().join(&self.name), self.pid_file()));
         }
-        match (stdout, stderr) {
-            (Some(stdout), Some(stderr)) => Ok(Logs::of_pipes(stdout, stderr)),
-            _ => Err(SandboxError::Crun("it has no output".to_owned())),
-        }
+        self.runtime.make_another(&self.wanted);
+        Ok(Logs::of_pipes(stdout, stderr))
     }
 
     /// Waits for the end of the job's first process, and with it of all others.
@@ -239,18 +251,20 @@ impl CrunSandbox {
             .running
             .as_mut()
             .ok_or_else(|| SandboxError::Crun("it was not started".to_owned()))?;
-        let status = running
-            .wait()
-            .await
-            .map_err(SandboxError::program("wait for the worker"))?;
-        if let Some(ready) = &mut self.ready {
+        // It writes the end down before it ends itself, which the removal of its mounts holds up.
+        let mut end = parent::read(&self.work.join(END));
+        let mut status = None;
+        if end.is_none() {
+            let ended = running.wait().await;
+            status = Some(ended.map_err(SandboxError::program("wait for the worker"))?);
+            end = parent::read(&self.end_file());
+        }
+        if let Some(network) = &mut self.network {
             // The device that counts goes with the network program.
-            if let Some(counters) = ready.counters.take() {
+            if let Some(counters) = network.counters.take() {
                 self.traffic = counters.read();
             }
-            if let Some(network) = &ready.network {
-                network.end();
-            }
+            network.helper.end();
         }
         // crun writes to its log only when it could not make or start the container.
         let log = fs::read_to_string(self.crun_log()).unwrap_or_default();
@@ -263,12 +277,15 @@ impl CrunSandbox {
                 })),
             };
         }
-        match parent::read(&self.end_file()) {
+        match end {
             Some(End::Code(code)) => Ok(Exit::Code(code)),
             Some(End::Signal(number)) => Ok(Exit::Signal(number)),
             None => {
                 let why = fs::read_to_string(worker::error_file(&self.instructions()))
-                    .unwrap_or_else(|_| format!("the worker ended with {status}"));
+                    .unwrap_or_else(|_| match status {
+                        Some(status) => format!("the worker ended with {status}"),
+                        None => "the worker is lost".to_owned(),
+                    });
                 Err(SandboxError::Crun(why))
             }
         }
@@ -314,36 +331,39 @@ impl CrunSandbox {
 
     /// What an isolated job received and sent so far.
     fn traffic(&self) -> Option<Traffic> {
-        let so_far = || self.ready.as_ref()?.counters.as_ref()?.read();
+        let so_far = || self.network.as_ref()?.counters.as_ref()?.read();
         self.traffic.or_else(so_far)
     }
 
     /// Removes everything of the container but its work directory. Safe to repeat.
     pub(crate) async fn remove(&mut self) -> Vec<Leftover> {
         let mut left = Vec::new();
+        if let Some(mut worker) = self.worker.take() {
+            worker.kill().await;
+        }
         if let Some(mut running) = self.running.take() {
-            let _ = self.cgroup.kill();
-            running.kill().await;
+            if parent::read(&self.end_file()).is_some() {
+                // Nothing of it is needed any more, and it is about to end.
+                left.extend(self.runtime.ahead.see_off(running).await);
+            } else {
+                let _ = self.cgroup.kill();
+                running.kill().await;
+            }
         }
         left.extend(self.cgroup.remove().await);
-        if let Some(ready) = self.ready.take() {
-            if let Some(network) = &ready.network {
-                network.end();
-            }
-            // A helper that is gone has taken them along.
-            if let Err(error) = self.userns.unnest(&ready.nested).await
-                && self.userns.is_alive()
-            {
-                left.push(Leftover(format!("namespaces of {}: {error}", self.name)));
-            }
+        let network = self.network.take();
+        if self.let_go {
+            return left;
         }
+        self.let_go = true;
+        left.extend(self.runtime.let_go(self.nested.clone(), network).await);
         left
     }
 }
 
 impl Container for CrunSandbox {
     fn start(&mut self) -> Doing<'_, Result<Logs, SandboxError>> {
-        Box::pin(async { Self::start(self) })
+        Box::pin(Self::start(self))
     }
 
     fn stop(&mut self, signal: Signal) -> Doing<'_, bool> {

@@ -1,6 +1,9 @@
 //! The worker: makes the mounts of one job in a mount namespace of its own, has `crun` make the container, and stays as
 //! the parent of the job's first process, because only a parent is told how a process ended.
 //!
+//! It is started before there is anything to do, joins the helper, and waits until its standard input tells it which
+//! instructions are its. If that ends instead, nobody needs it.
+//!
 //! ```text
 //!  BASE/box/            a tmpfs, only in this mount namespace
 //!      root/            overlay: the image's layers below, a fresh upper directory on top
@@ -13,6 +16,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -21,16 +25,15 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, chown};
 use serde::{Deserialize, Serialize};
 
-use super::parent;
+use super::parent::{self, Crun};
 use crate::userns::{give, join};
 
 /// The kernel takes mount options of one page, its end included.
 const OPTIONS: usize = 4095;
 
-/// What the worker is told, in a file named by its only argument.
+/// What the worker is told, in a file that is named on its standard input.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Instructions {
-    pub(super) helper: i32,
     /// The job's id 0, as the helper's namespace counts.
     pub(super) job_root: u32,
     /// Where the box goes.
@@ -42,7 +45,7 @@ pub(super) struct Instructions {
     pub(super) mounts: Vec<HostMount>,
     /// Contents of files in `/etc`.
     pub(super) etc: Vec<(String, String)>,
-    /// What makes the container; the job runs at once, or waits for its start where it has labels.
+    /// What crun is started with to make the container; the job runs at once, or waits for its start where it has labels.
     pub(super) crun: Vec<OsString>,
     pub(super) labels: Option<JobLabels>,
     /// Bryo itself, and the job's cgroup.
@@ -90,15 +93,25 @@ pub(super) fn etc_file(place: &Path, name: &str) -> PathBuf {
     place.join("etc").join(name)
 }
 
-/// The worker's main function.
+/// The worker's main function: `HELPER-PID CRUN`.
 pub(crate) fn worker_main(args: &[OsString]) -> Result<(), String> {
-    let [file] = args else {
-        return Err("usage: INSTRUCTIONS".to_owned());
+    let [helper, crun] = args else {
+        return Err("usage: HELPER-PID CRUN".to_owned());
     };
+    let joined = join(helper);
+    let crun = Crun::at(crun);
+    let mut file = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut file)
+        .map_err(|e| e.to_string())?;
+    if file.is_empty() {
+        return Ok(());
+    }
+    let file = Path::new(OsStr::from_bytes(&file));
     // What goes wrong is told in a file: standard error is the job's.
-    let result = work(file);
+    let result = joined.and_then(|()| work(file, &crun));
     if let Err(why) = &result {
-        let _ = fs::write(error_file(Path::new(file)), why);
+        let _ = fs::write(error_file(file), why);
     }
     result.map_err(|_| String::new())
 }
@@ -108,14 +121,14 @@ pub(super) fn error_file(instructions: &Path) -> PathBuf {
     instructions.with_extension("error")
 }
 
-fn work(file: &OsStr) -> Result<(), String> {
-    let text = fs::read(file).map_err(|e| format!("{}: {e}", Path::new(file).display()))?;
+fn work(file: &Path, crun: &Crun<'_>) -> Result<(), String> {
+    let text = fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let todo: Instructions = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
-    join(OsStr::new(&todo.helper.to_string()))?;
+    // Not before there are instructions: what was pinned later would not be seen in it.
     unshare(CloneFlags::CLONE_NEWNS)
         .map_err(|e| format!("could not make a mount namespace: {e}"))?;
     make_box(&todo)?;
-    parent::run(&todo)
+    parent::run(&todo, crun)
 }
 
 fn make_box(todo: &Instructions) -> Result<(), String> {

@@ -19,7 +19,7 @@ pub(crate) use close::{close_network, close_network_main};
 pub(crate) use counters::{Counters, Traffic};
 pub(crate) use program::{NetworkHelper, NetworkProgram};
 pub(crate) use resolver::resolver;
-pub(crate) use rules::rules;
+pub(crate) use rules::{Rule, own_addresses, rules};
 
 /// The address at which the network program answers DNS.
 pub(crate) const DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);

@@ -43,7 +43,6 @@ impl NetworkProgram {
         &self,
         userns: &UserNamespace,
         nested: &Nested,
-        work: &Path,
     ) -> Result<NetworkHelper, SandboxError> {
         let net = nested.net().ok_or(SandboxError::System {
             what: "find the job's network namespace",
@@ -52,7 +51,7 @@ impl NetworkProgram {
         let start = async {
             match self {
                 Self::Slirp4netns(path) => slirp4netns(&userns.inside().arg(path), net).await,
-                Self::Pasta(path) => pasta(&userns.inside_bound().arg(path), net, work).await,
+                Self::Pasta(path) => pasta(&userns.inside_bound().arg(path), net, nested).await,
             }
         };
         tokio::time::timeout(START, start)
@@ -78,6 +77,17 @@ impl NetworkHelper {
     /// is other work.
     pub(crate) fn end(&self) {
         self.running.signal(Signal::SIGKILL);
+    }
+
+    /// Whether it still carries packets.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.running.is_alive()
+    }
+}
+
+impl From<NetworkHelper> for Running {
+    fn from(helper: NetworkHelper) -> Self {
+        helper.running
     }
 }
 
@@ -123,10 +133,15 @@ async fn slirp4netns(inside: &Program, net: &Path) -> Result<NetworkHelper, Sand
 }
 
 /// It runs inside the helper's namespace too: from there the job's network namespace is a path that it can open.
-async fn pasta(inside: &Program, net: &Path, work: &Path) -> Result<NetworkHelper, SandboxError> {
+async fn pasta(
+    inside: &Program,
+    net: &Path,
+    nested: &Nested,
+) -> Result<NetworkHelper, SandboxError> {
     // In the foreground it stays our child; that it is up is told by the file of its process id, which is made first and
     // filled when the network is there.
-    let pid_file = work.join("pasta.pid");
+    let pid_file = nested.pid_file();
+    let seen = nested.on_host(&pid_file);
     let mut running = inside
         .clone()
         .args(["--foreground", "--config-net", "--no-map-gw"])
@@ -139,7 +154,7 @@ async fn pasta(inside: &Program, net: &Path, work: &Path) -> Result<NetworkHelpe
         .map_err(SandboxError::program("start pasta"))?;
     let (_, _, stderr) = running.take_pipes();
     let appear = async {
-        while !std::fs::read(&pid_file).is_ok_and(|text| text.ends_with(b"\n")) {
+        while !std::fs::read(&seen).is_ok_and(|text| text.ends_with(b"\n")) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };

@@ -65,13 +65,10 @@ impl FromStr for Rule {
     }
 }
 
-/// The list for a network whose program answers DNS at this address.
-pub(crate) fn rules(network: &Network, dns: Ipv4Addr) -> Result<Vec<Rule>, SandboxError> {
-    let own = match network.reach_host {
-        true => Vec::new(),
-        false => own_addresses()?,
-    };
-    Ok(list(network, dns, &own))
+/// The list for a network whose program answers DNS at this address, on a host with these.
+pub(crate) fn rules(network: &Network, dns: Ipv4Addr, host: &[IpAddr]) -> Vec<Rule> {
+    let own = if network.reach_host { &[] } else { host };
+    list(network, dns, own)
 }
 
 fn list(network: &Network, dns: Ipv4Addr, own: &[IpAddr]) -> Vec<Rule> {
@@ -100,7 +97,7 @@ fn list(network: &Network, dns: Ipv4Addr, own: &[IpAddr]) -> Vec<Rule> {
 
 /// The host's addresses. A network program connects to them from the host itself, past what the host's firewall does with
 /// packets from elsewhere. 127.0.0.0/8 and ::1 are left out: inside, these are the job's own.
-fn own_addresses() -> Result<Vec<IpAddr>, SandboxError> {
+pub(crate) fn own_addresses() -> Result<Vec<IpAddr>, SandboxError> {
     let interfaces = getifaddrs().map_err(|e| SandboxError::System {
         what: "list the host's own addresses",
         source: e.into(),

@@ -18,7 +18,7 @@ use super::{Init, Placement, PodmanClient, PodmanContainer, PodmanInfo, socket_p
 use crate::cgroup::JobCgroup;
 use crate::contract::{Container, Doing};
 use crate::logs::Logs;
-use crate::network::{Traffic, close_network, rules};
+use crate::network::{Traffic, close_network, own_addresses, rules};
 use crate::proc::{handles, is_in, parent_of};
 use crate::runtime::RuntimePlaces;
 use crate::selinux::{self, Labels};
@@ -210,7 +210,8 @@ impl PodmanSandbox {
         {
             let owner = namespace_of(pid)?;
             let net = PathBuf::from(format!("/proc/{pid}/ns/net"));
-            let rules = rules(&spec.network, dns(self.client.info()))?;
+            let own = own_addresses()?;
+            let rules = rules(&spec.network, dns(self.client.info()), &own);
             let counters = close_network(&owner, &net, &rules).await?;
             self.container()?.count(counters);
         }

@@ -365,6 +365,11 @@ pub(crate) struct Nested {
 }
 
 impl Nested {
+    /// Their name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whose ids the job has.
     pub(crate) const fn slot(&self) -> IdSlot {
         self.slot
@@ -378,6 +383,11 @@ impl Nested {
     /// The network namespace, as a path there.
     pub(crate) fn net(&self) -> Option<&Path> {
         self.net.as_deref()
+    }
+
+    /// Where a program of these namespaces can write its process id, as a path there; it goes with them.
+    pub(crate) fn pid_file(&self) -> PathBuf {
+        self.user.with_extension("pid")
     }
 
     /// The same path as the host sees it.

@@ -45,6 +45,7 @@ pub(super) fn main(keep: &[PathBuf]) -> Result<(), String> {
         let Ok(request) = serde_json::from_str::<Request>(&line) else {
             break;
         };
+        let quick = matches!(request.wish, Wish::Guard { .. } | Wish::Unguard { .. });
         let (base, out, guarded) = (base.clone(), Arc::clone(&out), Arc::clone(&guarded));
         // A wish may take long (removing a large tree) and must not hold up another attempt.
         let work = move || {
@@ -58,7 +59,9 @@ pub(super) fn main(keep: &[PathBuf]) -> Result<(), String> {
                 let _ = writeln!(out, "{text}").and_then(|()| out.flush());
             }
         };
-        if std::thread::Builder::new().spawn(work).is_err() {
+        if quick {
+            work();
+        } else if std::thread::Builder::new().spawn(work).is_err() {
             // Without a thread there is no answer; whoever waits for one must not wait for ever.
             break;
         }

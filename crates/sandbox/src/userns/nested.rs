@@ -94,7 +94,7 @@ fn pin(namespace: &Path, at: &Path) -> Result<(), String> {
 /// Lets go of the namespaces; what is gone already is no error.
 pub(super) fn unmake(base: &Path, name: &str) -> Result<(), String> {
     let (user, net) = pins(base, name);
-    for at in [user, net] {
+    for at in [user.with_extension("pid"), user, net] {
         if at.exists() {
             let _ = umount2(&at, MntFlags::MNT_DETACH);
             std::fs::remove_file(&at)

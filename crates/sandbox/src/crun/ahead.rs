@@ -1,0 +1,209 @@
+//! What attempts need, made before they are there: namespaces, a network with its rules in force, a worker that waits.
+//!
+//! Where attempts follow each other, each one that starts its job has the same made once more for the next. An attempt takes
+//! what is there only if it is exactly what it wants: the same ids, the same rules in the same order, the same addresses of
+//! the host as at this moment. Else its own is made.
+//!
+//! Invariants: what was made is taken once, by one attempt, or by nobody; nothing of a job is ever here, for a job's things
+//! are let go of and never come back; what waits here ends with this process, however that ends.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bryo_model::{IdSlot, NetworkMode};
+use bryo_process::Running;
+use tokio_util::task::TaskTracker;
+
+use super::Ready;
+use crate::network::{DNS, Rule, own_addresses, rules};
+use crate::{Leftover, Network, SandboxError};
+
+/// A program that was killed and is there after this is held by the kernel.
+const DYING: Duration = Duration::from_secs(10);
+
+/// What makes one attempt's needs the same as another's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    slot: IdSlot,
+    net: Option<Net>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Net {
+    rules: Vec<Rule>,
+    /// A network program may copy them when it starts.
+    host: Vec<IpAddr>,
+}
+
+impl Wanted {
+    /// What this attempt wants of the host as it is now.
+    pub(super) fn of(network: &Network, slot: IdSlot) -> Result<Self, SandboxError> {
+        let net = match network.mode {
+            NetworkMode::None | NetworkMode::Host => None,
+            NetworkMode::Isolated => {
+                let host = own_addresses()?;
+                Some(Net {
+                    rules: rules(network, DNS, &host),
+                    host,
+                })
+            }
+        };
+        Ok(Self { slot, net })
+    }
+
+    pub(super) const fn slot(&self) -> IdSlot {
+        self.slot
+    }
+
+    /// The rules of the network, if there is to be one.
+    pub(super) fn rules(&self) -> Option<&[Rule]> {
+        self.net.as_ref().map(|net| net.rules.as_slice())
+    }
+}
+
+/// What was made ahead on one host.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    /// How many at most with a network, and how many without.
+    keep: usize,
+    next: AtomicU64,
+    shelf: Mutex<Shelf>,
+    beside: TaskTracker,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    ready: Vec<Ready>,
+    /// With a network or without, of what is being made.
+    coming: Vec<bool>,
+    closed: bool,
+    left: Vec<Leftover>,
+}
+
+impl Ahead {
+    pub(crate) fn keeping(keep: usize) -> Self {
+        Self {
+            keep,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) const fn keep(&self) -> usize {
+        self.keep
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that is exactly so, if there is one and its programs live.
+    pub(super) fn take(&self, wanted: &Wanted) -> Option<Ready> {
+        let mut shelf = self.shelf();
+        while let Some(at) = shelf.ready.iter().position(|r| r.wanted == *wanted) {
+            let mut ready = shelf.ready.remove(at);
+            if ready.is_whole() {
+                return Some(ready);
+            }
+        }
+        None
+    }
+
+    /// A place for one more, unless there are enough of its kind.
+    pub(super) fn reserve(ahead: &Arc<Self>, wanted: &Wanted) -> Option<Place> {
+        let network = wanted.net.is_some();
+        let mut shelf = ahead.shelf();
+        let same = shelf.ready.iter().filter(|r| r.wanted == *wanted).count();
+        let coming = shelf.coming.iter().filter(|kind| **kind == network).count();
+        if shelf.closed || same + coming >= ahead.keep {
+            return None;
+        }
+        shelf.coming.push(network);
+        Some(Place {
+            ahead: Arc::clone(ahead),
+            network,
+        })
+    }
+
+    /// Ends a program and waits until it is gone: at once where no attempt follows, else beside it.
+    pub(super) async fn see_off(self: &Arc<Self>, mut program: Running) -> Option<Leftover> {
+        let gone = async move {
+            let late = tokio::time::timeout(DYING, program.kill()).await.is_err();
+            late.then(|| Leftover("a program of ours cannot be killed".to_owned()))
+        };
+        self.now_or_beside(gone).await
+    }
+
+    /// Does it now, or beside the next attempt where one may follow; then what is left is told by `close`.
+    pub(super) async fn now_or_beside(
+        self: &Arc<Self>,
+        work: impl Future<Output = Option<Leftover>> + Send + 'static,
+    ) -> Option<Leftover> {
+        if self.keep == 0 {
+            return work.await;
+        }
+        let ahead = Arc::clone(self);
+        self.beside(async move {
+            if let Some(left) = work.await {
+                ahead.shelf().left.push(left);
+            }
+        });
+        None
+    }
+
+    /// Has something done beside the attempts.
+    pub(super) fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.beside.spawn(work);
+    }
+
+    /// Ends what nobody took, and waits until everything that was ended is gone. Nothing is made after this.
+    pub(crate) async fn close(&self) -> Vec<Leftover> {
+        let ready = {
+            let mut shelf = self.shelf();
+            shelf.closed = true;
+            std::mem::take(&mut shelf.ready)
+        };
+        drop(ready);
+        self.beside.close();
+        self.beside.wait().await;
+        std::mem::take(&mut self.shelf().left)
+    }
+}
+
+/// A place for what is being made. Dropping it without filling it makes it free again.
+#[derive(Debug)]
+pub(super) struct Place {
+    ahead: Arc<Ahead>,
+    network: bool,
+}
+
+impl Place {
+    /// A name that nothing else has in this helper.
+    pub(super) fn name(&self) -> String {
+        format!("ahead-{}", self.ahead.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Puts it there. Gives back what has to give way: the oldest of its kind.
+    pub(super) fn fill(self, ready: Ready) -> Option<Ready> {
+        let mut shelf = self.ahead.shelf();
+        let of_kind = |r: &Ready| r.wanted.net.is_some() == self.network;
+        if shelf.closed {
+            return Some(ready);
+        }
+        let full = shelf.ready.iter().filter(|r| of_kind(r)).count() >= self.ahead.keep;
+        let oldest = shelf.ready.iter().position(of_kind).filter(|_| full);
+        let gives_way = oldest.map(|at| shelf.ready.remove(at));
+        shelf.ready.push(ready);
+        gives_way
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut shelf = self.ahead.shelf();
+        if let Some(at) = shelf.coming.iter().position(|kind| *kind == self.network) {
+            shelf.coming.swap_remove(at);
+        }
+    }
+}

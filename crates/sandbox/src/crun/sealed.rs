@@ -1,0 +1,68 @@
+//! The crun program as a file in memory that nobody can write to.
+//!
+//! A container could reach the program that made it through `/proc` and write to it (CVE-2019-5736). So crun, when it is
+//! started from an ordinary file, copies itself into a sealed file in memory and starts anew from there, which costs as much
+//! as starting it once more. It sees by the seals that this was done already: a program that is started from such a file
+//! does not do it again. One that looks at something else copies itself as ever.
+//!
+//! Where SELinux decides by the label of the program file what a program may do, there is no copy: it would have another
+//! label.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+/// A sealed copy, for as long as it lives and in this process alone.
+pub(super) struct Sealed(File);
+
+/// There on a host whose kernel has a policy of SELinux loaded.
+const SELINUX: &str = "/sys/fs/selinux/enforce";
+
+/// Copies the program at this path.
+///
+/// # Errors
+///
+/// When it cannot be read, or this host wants programs to be started from their own files.
+pub(super) fn copy(program: &Path) -> io::Result<Sealed> {
+    if Path::new(SELINUX).exists() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let mut from = File::open(program)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut to = File::from(memfd_create("crun", flags)?);
+    io::copy(&mut from, &mut to)?;
+    // All of them, in one call: what lacks one is no sealed copy to crun.
+    fcntl_add_seals(
+        &to,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
+    Ok(Sealed(to))
+}
+
+impl Sealed {
+    /// Where it can be started from.
+    pub(super) fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Seek, SeekFrom, Write};
+
+    #[test]
+    fn a_copy_runs_and_cannot_be_written() {
+        let mut sealed = copy(Path::new("/bin/sh")).unwrap();
+        let done = std::process::Command::new(sealed.path())
+            .args(["-c", "exit 3"])
+            .status()
+            .unwrap();
+        assert_eq!(done.code(), Some(3));
+        sealed.0.seek(SeekFrom::Start(0)).unwrap();
+        assert!(sealed.0.write(b"x").is_err() && sealed.0.set_len(0).is_err());
+    }
+}
