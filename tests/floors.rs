@@ -24,7 +24,10 @@ const FLOORS: [(&str, u8); 9] = [
 const CONTAINED: [(&str, &[&str]); 15] = [
     ("git2", &["bryo-source"]),
     ("hyper", &["bryo-sandbox", "bryo-agent", "bryo-test-s3"]),
-    ("hyper-util", &["bryo-sandbox", "bryo-agent", "bryo-test-s3"]),
+    (
+        "hyper-util",
+        &["bryo-sandbox", "bryo-agent", "bryo-test-s3"],
+    ),
     ("rusqlite", &["bryo-agent"]),
     ("zbus", &["bryo-sandbox"]),
     ("caps", &["bryo-sandbox"]),

@@ -11,6 +11,8 @@
 mod bounds;
 /// Stopping an attempt in each of its stages.
 mod cancelling;
+/// What is kept between jobs, and removed.
+mod collecting;
 /// What does not depend on a runtime: the command line.
 mod command_line;
 /// Files, variables and options.

@@ -19,7 +19,7 @@ use crate::work::{self, Room, Taken};
 /// The longest wait for a server that is away.
 const AWAY: Duration = Duration::from_secs(60);
 
-/// Between two looks at a disk that is full.
+/// Between two looks at a disk that is full, unless a collection ends sooner: collections have a pause between them.
 const SPACE: Duration = Duration::from_secs(10);
 
 /// Asks until the agent takes no more jobs.
@@ -94,14 +94,19 @@ async fn room(shared: &Arc<Shared>, feed: &FeedState) -> Room {
         .wait_for(|phase| *phase == Phase::Open)
         .await;
     let _ = shared.host.subscribe().wait_for(|fit| *fit).await;
+    let mut collected = false;
     loop {
         let marks = shared.settings().watermarks;
         let Err(Short(text)) = watermark::look(&shared.places, &marks) else {
             shared.mended(&Trouble::Space);
             break;
         };
-        shared.trouble(Trouble::Space, format!("no jobs are taken: {text}"));
-        tokio::time::sleep(SPACE).await;
+        // A disk that is full of what can be made again is nobody's trouble.
+        if collected {
+            shared.trouble(Trouble::Space, format!("no jobs are taken: {text}"));
+        }
+        shared.collector.make_room(SPACE).await;
+        collected = true;
     }
     // Every job writes to the store; only after a failure is it asked whether the next one could.
     while shared.has(&Trouble::Store) {
