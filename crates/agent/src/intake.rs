@@ -207,3 +207,147 @@ async fn lost(shared: &Arc<Shared>, feed: &Arc<FeedState>, feed_job: Option<Stri
         Err(error) => work::give_back(shared, feed, &offer, &error).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::Path;
+
+    use bryo_depot::{S3Credentials, S3Depot, S3Settings, S3Tuning};
+    use bryo_engine::{Engine, NetworkSettings, Settings};
+    use bryo_image::PullOptions;
+    use bryo_model::{ByteSize, Ceiling, Egress, LimitPolicy, Limits, NetworkMode, Secret};
+    use bryo_sandbox::RuntimePlaces;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::collector;
+    use crate::feed::Feed;
+    use crate::shared::Parts;
+    use crate::store::Store;
+    use crate::{
+        AgentSettings, CacheBudget, DocThorSettings, FeedSettings, JobPolicy, Recovery, Watermarks,
+    };
+
+    fn engine(dir: &Path) -> Engine {
+        Engine::new(Settings {
+            cache: dir.join("cache"),
+            work: dir.join("work"),
+            pull: PullOptions::default(),
+            runtime: None,
+            places: RuntimePlaces {
+                state: dir.join("runtime"),
+                container_host: None,
+                runtime_dir: None,
+            },
+            ceiling: Ceiling::default(),
+            network: NetworkSettings::default(),
+            own_ids: false,
+            apparmor: None,
+        })
+    }
+
+    fn settings(dir: &Path, watermarks: Watermarks) -> AgentSettings {
+        AgentSettings {
+            state: dir.join("state"),
+            control: dir.join("control"),
+            feeds: vec![FeedSettings::DocThor(DocThorSettings {
+                name: "docs".parse().unwrap(),
+                server: "http://127.0.0.1:1".to_owned(),
+                token: Secret::new("t".to_owned()),
+                poll: Duration::from_secs(1),
+                slots: 1,
+                ca_bundle: None,
+            })],
+            slots: 1,
+            depot: S3Settings {
+                endpoint: "http://127.0.0.1:1".to_owned(),
+                region: "r".to_owned(),
+                bucket: "b".to_owned(),
+                path_style: true,
+                credentials: S3Credentials {
+                    access_key: "k".to_owned(),
+                    secret_key: Secret::new("s".to_owned()),
+                    session_token: None,
+                },
+                ca_bundle: None,
+                parallel: 1,
+            },
+            depot_tuning: S3Tuning::default(),
+            jobs: JobPolicy {
+                limits: Limits::default(),
+                limit_policy: LimitPolicy::Enforce,
+                network: NetworkMode::None,
+                egress: Egress::default(),
+                read_only_root: false,
+                env: Vec::new(),
+                secrets: Vec::new(),
+                images: BTreeMap::new(),
+                default_image: None,
+                default_registry: None,
+                allowed_images: Vec::new(),
+                allowed_hosts: Vec::new(),
+                local_sources: false,
+                log: ByteSize::new(1),
+            },
+            recovery: Recovery::Report,
+            drain: Duration::ZERO,
+            watermarks,
+            cache: CacheBudget::default(),
+            listen: None,
+            history: Duration::ZERO,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_cache_is_collected_before_no_jobs_are_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let mirror = dir.path().join("cache/source/mirrors/docs-1");
+        let watermarks = |bytes| Watermarks {
+            free_bytes: ByteSize::new(bytes),
+            free_inodes: 0,
+        };
+        let settings = |bytes| settings(dir.path(), watermarks(bytes));
+        fs::create_dir_all(&mirror).unwrap();
+        fs::create_dir_all(dir.path().join("state")).unwrap();
+        let full = settings(u64::MAX);
+        let feed = Feed::of(&full.feeds[0]).unwrap();
+        let depot = || S3Depot::tuned(full.depot.clone(), S3Tuning::default()).unwrap();
+        let (store, keeper) = Store::open(&full.state.join("agent.db")).unwrap();
+        let shared = Arc::new(Shared::new(Parts {
+            store,
+            engine: engine(dir.path()),
+            feeds: vec![Arc::new(FeedState::new(&full.feeds[0], feed))],
+            quota: None,
+            depot: depot(),
+            orders: mpsc::channel(1).0,
+            settings: full.clone(),
+        }));
+        shared.host.send_replace(true);
+        let collector = tokio::spawn(collector::run(Arc::clone(&shared)));
+        let mut troubles = shared.troubles.subscribe();
+        let feed = Arc::clone(&shared.feeds[0]);
+        {
+            // There is never enough, so everything goes, and only then it is told.
+            let mut waiting = std::pin::pin!(room(&shared, &feed));
+            let told = troubles.wait_for(|all| {
+                assert!(!mirror.exists() || !all.contains_key(&Trouble::Space));
+                all.contains_key(&Trouble::Space)
+            });
+            tokio::select! {
+                _ = &mut waiting => panic!("there is room"),
+                told = told => drop(told.unwrap()),
+            }
+            assert!(!mirror.exists());
+        }
+        // With a lower mark there is room at once, and nothing is collected.
+        fs::create_dir_all(&mirror).unwrap();
+        shared.replace(settings(1), depot());
+        drop(room(&shared, &feed).await);
+        assert!(!shared.has(&Trouble::Space) && mirror.exists());
+        collector.abort();
+        let _ = collector.await;
+        drop((feed, shared, keeper));
+    }
+}

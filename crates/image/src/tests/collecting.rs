@@ -8,6 +8,8 @@ use bryo_model::{Cached, CachedKind, ImageRef};
 
 use super::build::{TestImage, TestLayer};
 use super::{World, names, quiet, unpacker};
+use tokio::sync::{Barrier, watch};
+
 use crate::lock::Lock;
 use crate::{ImageStore, PullOptions};
 
@@ -173,21 +175,30 @@ async fn attempts_have_whole_images_whatever_is_removed_meanwhile() {
     );
     let image: ImageRef = name.parse().unwrap();
     let over = Arc::new(AtomicBool::new(false));
+    let (passed, passes) = watch::channel(0_usize);
     let collector = tokio::spawn({
         let (store, over) = (world.store.clone(), Arc::clone(&over));
         async move {
             let mut removed = 0;
             while !over.load(Ordering::Relaxed) {
                 removed += remove_all(&store).await;
+                passed.send_modify(|n| *n += 1);
+                tokio::task::yield_now().await;
             }
             removed
         }
     });
+    let together = Arc::new(Barrier::new(3));
     let mut attempts = tokio::task::JoinSet::new();
     for _ in 0..3 {
         let (store, image) = (world.store.clone(), image.clone());
+        let (together, mut passes) = (Arc::clone(&together), passes.clone());
         attempts.spawn(async move {
             for _ in 0..ROUNDS {
+                // Nobody holds anything for a whole pass; then all begin, beside the next one.
+                together.wait().await;
+                let seen = *passes.borrow();
+                passes.wait_for(|n| *n >= seen + 2).await.unwrap();
                 let options = PullOptions::default();
                 let image = store.resolve(&image, &options, quiet()).await.unwrap();
                 let slot = bryo_model::IdSlot::SHARED;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bryo_model::{Cached, CachedKind};
 use bryo_source::{Checkout, SourceCache};
+use tokio::sync::{Barrier, watch};
 
 use crate::bed::{Bed, build, commit, fetch, git_in, head, silent, source, write};
 
@@ -33,7 +34,10 @@ fn remove_all(cache: &SourceCache) -> usize {
 
 fn is_whole(checkout: &Checkout) {
     assert_eq!(git_in(checkout, &["status", "--porcelain"]), "");
-    assert_eq!(git_in(checkout, &["fsck", "--connectivity-only"]), "");
+    assert_eq!(
+        git_in(checkout, &["fsck", "--connectivity-only", "--no-dangling"]),
+        ""
+    );
 }
 
 fn files_in(cache: &SourceCache) -> Vec<PathBuf> {
@@ -156,6 +160,7 @@ async fn attempts_have_whole_checkouts_whatever_is_removed_meanwhile() {
     let commits = [head(&repo), commit(&repo, "third")];
     let cache = bed.cache();
     let over = Arc::new(AtomicBool::new(false));
+    let (passed, passes) = watch::channel(0_usize);
     let collector = {
         let (cache, over) = (cache.clone(), Arc::clone(&over));
         std::thread::spawn(move || {
@@ -163,15 +168,22 @@ async fn attempts_have_whole_checkouts_whatever_is_removed_meanwhile() {
             while !over.load(Ordering::Relaxed) {
                 removed += remove_all(&cache);
                 cache.sweep().unwrap();
+                passed.send_modify(|n| *n += 1);
             }
             removed
         })
     };
+    let together = Arc::new(Barrier::new(4));
     let mut attempts = tokio::task::JoinSet::new();
     for commit in commits.iter().chain(&commits) {
         let (cache, spec) = (cache.clone(), source(&repo, Some(commit)));
+        let (together, mut passes) = (Arc::clone(&together), passes.clone());
         attempts.spawn(async move {
             for _ in 0..ROUNDS {
+                // Nobody holds anything for a whole pass; then all begin, beside the next one.
+                together.wait().await;
+                let seen = *passes.borrow();
+                passes.wait_for(|n| *n >= seen + 2).await.unwrap();
                 let (fetched, checkout) = build(&cache, &spec).await;
                 let told = [fetched.notices(), checkout.notices()].concat();
                 assert!(told.is_empty(), "{told:?}");
