@@ -69,7 +69,9 @@ stories! {
         assert!(!kinds(&images["removed"]).contains(&"mirror"), "{images:#}");
         let sources = json(world, &["gc", "--all", "--source"]);
         let mut removed = kinds(&sources["removed"]);
+        // Each build has a commit of its own.
         removed.sort_unstable();
+        removed.dedup();
         assert_eq!(removed, ["checkout", "mirror"]);
         assert_eq!(json(world, &["cache"])["bytes"], 0);
         assert_eq!(files_in(&cache), Vec::<String>::new());

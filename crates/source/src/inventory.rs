@@ -36,7 +36,8 @@ impl SourceCache {
     pub fn list(&self) -> Result<Vec<Cached>, SourceError> {
         let mut all = Vec::new();
         for key in self.keys()? {
-            let size = [self.paths().mirror(&key), self.old(&key), self.new(&key)]
+            let forms = self.forms(&key);
+            let size = forms
                 .iter()
                 .map(|dir| measure(dir))
                 .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
@@ -77,9 +78,7 @@ impl SourceCache {
     /// When the cache cannot be read.
     pub fn sweep(&self) -> Result<(), SourceError> {
         for key in self.keys()? {
-            let gone = [self.paths().mirror(&key), self.old(&key), self.new(&key)]
-                .iter()
-                .all(|dir| !dir.exists());
+            let gone = self.forms(&key).iter().all(|dir| !dir.exists());
             if gone && self.places(&key)?.is_empty() {
                 self.remove_mirror(&key)?;
             }
@@ -103,7 +102,7 @@ impl SourceCache {
         }
         let checkouts = self.paths().checkouts().join(key.to_string());
         remove_all(&checkouts)?;
-        let (mirror, old) = (self.paths().mirror(key), self.old(key));
+        let [mirror, old, new] = self.forms(key);
         remove_all(&old)?;
         match fs::rename(&mirror, &old) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -112,7 +111,7 @@ impl SourceCache {
             _ => {}
         }
         remove_all(&old)?;
-        remove_all(&self.new(key))?;
+        remove_all(&new)?;
         // Whoever waits for a lock finds that its file is another one, and takes that.
         remove_file(&lock)?;
         remove_file(&used)?;
@@ -184,12 +183,14 @@ impl SourceCache {
         })
     }
 
-    fn old(&self, key: &RepositoryKey) -> PathBuf {
-        self.paths().mirror_old(key)
-    }
-
-    fn new(&self, key: &RepositoryKey) -> PathBuf {
-        self.paths().mirror_new(key)
+    /// The mirror, and what there is of it while it is made or removed.
+    fn forms(&self, key: &RepositoryKey) -> [PathBuf; 3] {
+        let paths = self.paths();
+        [
+            paths.mirror(key),
+            paths.mirror_old(key),
+            paths.mirror_new(key),
+        ]
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is removed of a cache that others use at the same time.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -202,7 +202,7 @@ async fn attempts_have_whole_checkouts_whatever_is_removed_meanwhile() {
 fn the_collector() {
     if let Some(dir) = std::env::var_os(CACHE) {
         let cache = SourceCache::open(dir.as_ref()).unwrap();
-        println!("begins");
+        writeln!(std::io::stdout(), "begins").unwrap();
         while remove_all(&cache) > 0 {}
     }
 }
