@@ -13,6 +13,8 @@ mod agents;
 mod bounds;
 /// Stopping an attempt in each of its stages.
 mod cancelling;
+/// What is kept between jobs, and removed.
+mod collecting;
 /// What does not depend on a runtime: the command line.
 mod command_line;
 /// Files, variables and options.

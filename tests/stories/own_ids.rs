@@ -81,7 +81,7 @@ fn overlap(one: &Ranges, other: &Ranges) -> bool {
 }
 
 /// Whether the user of this host has ids for so many jobs; the bed's user has them for three.
-fn enough_for(jobs: u32) -> bool {
+pub(crate) fn enough_for(jobs: u32) -> bool {
     let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective())
         .unwrap()
         .unwrap();

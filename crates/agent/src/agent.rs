@@ -25,7 +25,7 @@ use crate::feed::Feed;
 use crate::lock::StateLock;
 use crate::shared::{FeedState, Parts, Phase, Shared, Trouble, lock, now_ms};
 use crate::store::{Keeper, Store};
-use crate::{AgentSettings, control, host, http, intake, notify, recover};
+use crate::{AgentSettings, collector, control, host, http, intake, notify, recover};
 
 /// How long a request for a job that is on its way is waited for.
 const LAST_CLAIM: Duration = Duration::from_secs(40);
@@ -155,6 +155,7 @@ impl Agent {
             tokio::spawn(control::serve(Arc::clone(&shared), control_socket)),
             tokio::spawn(tell_status(Arc::clone(&shared))),
             tokio::spawn(tidy(Arc::clone(&shared))),
+            tokio::spawn(collector::run(Arc::clone(&shared))),
         ];
         if let Some(socket) = http_socket {
             others.push(tokio::spawn(http::serve(Arc::clone(&shared), socket)));

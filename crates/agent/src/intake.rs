@@ -19,7 +19,7 @@ use crate::work::{self, Room, Taken};
 /// The longest wait for a server that is away.
 const AWAY: Duration = Duration::from_secs(60);
 
-/// Between two looks at a disk that is full.
+/// Between two looks at a disk that is full, unless a collection ends sooner: collections have a pause between them.
 const SPACE: Duration = Duration::from_secs(10);
 
 /// Asks until the agent takes no more jobs.
@@ -94,14 +94,19 @@ async fn room(shared: &Arc<Shared>, feed: &FeedState) -> Room {
         .wait_for(|phase| *phase == Phase::Open)
         .await;
     let _ = shared.host.subscribe().wait_for(|fit| *fit).await;
+    let mut collected = false;
     loop {
         let marks = shared.settings().watermarks;
         let Err(Short(text)) = watermark::look(&shared.places, &marks) else {
             shared.mended(&Trouble::Space);
             break;
         };
-        shared.trouble(Trouble::Space, format!("no jobs are taken: {text}"));
-        tokio::time::sleep(SPACE).await;
+        // A disk that is full of what can be made again is nobody's trouble.
+        if collected {
+            shared.trouble(Trouble::Space, format!("no jobs are taken: {text}"));
+        }
+        shared.collector.make_room(SPACE).await;
+        collected = true;
     }
     // Every job writes to the store; only after a failure is it asked whether the next one could.
     while shared.has(&Trouble::Store) {
@@ -200,5 +205,85 @@ async fn lost(shared: &Arc<Shared>, feed: &Arc<FeedState>, feed_job: Option<Stri
         // It runs: the server has said its id in an answer that was no claim.
         Ok(Took::Already(_)) => {}
         Err(error) => work::give_back(shared, feed, &offer, &error).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use bryo_depot::{S3Depot, S3Tuning};
+    use bryo_engine::Engine;
+    use bryo_model::ByteSize;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::collector;
+    use crate::feed::Feed;
+    use crate::shared::Parts;
+    use crate::store::Store;
+    use crate::{AgentSettings, Watermarks};
+
+    fn engine(dir: &Path) -> Engine {
+        Engine::new(crate::tests::engine_settings(dir))
+    }
+
+    fn settings(dir: &Path, watermarks: Watermarks) -> AgentSettings {
+        AgentSettings {
+            watermarks,
+            ..crate::tests::settings(dir, ([127, 0, 0, 1], 1).into())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_cache_is_collected_before_no_jobs_are_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let mirror = dir.path().join("cache/source/mirrors/docs-1");
+        let watermarks = |bytes| Watermarks {
+            free_bytes: ByteSize::new(bytes),
+            free_inodes: 0,
+        };
+        let settings = |bytes| settings(dir.path(), watermarks(bytes));
+        fs::create_dir_all(&mirror).unwrap();
+        fs::create_dir_all(dir.path().join("state")).unwrap();
+        let full = settings(u64::MAX);
+        let feed = Feed::of(&full.feeds[0]).unwrap();
+        let depot = || S3Depot::tuned(full.depot.clone(), S3Tuning::default()).unwrap();
+        let (store, keeper) = Store::open(&full.state.join("agent.db")).unwrap();
+        let shared = Arc::new(Shared::new(Parts {
+            store,
+            engine: engine(dir.path()),
+            feeds: vec![Arc::new(FeedState::new(&full.feeds[0], feed))],
+            quota: None,
+            depot: depot(),
+            orders: mpsc::channel(1).0,
+            settings: full.clone(),
+        }));
+        shared.host.send_replace(true);
+        let collector = tokio::spawn(collector::run(Arc::clone(&shared)));
+        let mut troubles = shared.troubles.subscribe();
+        let feed = Arc::clone(&shared.feeds[0]);
+        {
+            // There is never enough, so everything goes, and only then it is told.
+            let mut waiting = std::pin::pin!(room(&shared, &feed));
+            let told = troubles.wait_for(|all| {
+                assert!(!mirror.exists() || !all.contains_key(&Trouble::Space));
+                all.contains_key(&Trouble::Space)
+            });
+            tokio::select! {
+                _ = &mut waiting => panic!("there is room"),
+                told = told => drop(told.unwrap()),
+            }
+            assert!(!mirror.exists());
+        }
+        // With a lower mark there is room at once, and nothing is collected.
+        fs::create_dir_all(&mirror).unwrap();
+        shared.replace(settings(1), depot());
+        drop(room(&shared, &feed).await);
+        assert!(!shared.has(&Trouble::Space) && mirror.exists());
+        collector.abort();
+        let _ = collector.await;
+        drop((feed, shared, keeper));
     }
 }

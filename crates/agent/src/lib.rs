@@ -15,6 +15,7 @@
 
 mod agent;
 mod backoff;
+mod collector;
 pub mod control;
 mod deliver;
 mod doc_thor;
@@ -46,7 +47,7 @@ pub use agent::{Agent, Order};
 pub use doc_thor::ClientError;
 pub use error::AgentError;
 pub use settings::{
-    AgentSettings, DocThorSettings, FeedName, FeedSettings, InvalidFeedName, JobPolicy, Listen,
-    Recovery, Watermarks,
+    AgentSettings, CacheBudget, DocThorSettings, FeedName, FeedSettings, InvalidFeedName,
+    JobPolicy, Listen, Recovery, Watermarks,
 };
 pub use store::StoreError;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use bryo_engine::Collected;
 use bryo_model::{Report, Stage, Verdict};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -52,6 +53,9 @@ pub(crate) struct Metrics {
     outbox: Gauge,
     troubles: Gauge,
     free_bytes: Gauge,
+    collections: Counter,
+    collected: Counter,
+    collected_bytes: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -89,6 +93,9 @@ impl Metrics {
             outbox: Gauge::default(),
             troubles: Gauge::default(),
             free_bytes: Gauge::default(),
+            collections: Counter::default(),
+            collected: Counter::default(),
+            collected_bytes: Counter::default(),
             registry: Registry::default(),
         };
         let m = &metrics;
@@ -141,6 +148,22 @@ impl Metrics {
             Unit::Bytes,
             m.free_bytes.clone(),
         );
+        registry.register(
+            "cache_collections",
+            "Times that the cache was collected",
+            m.collections.clone(),
+        );
+        registry.register(
+            "cache_removed",
+            "Things removed from the cache",
+            m.collected.clone(),
+        );
+        registry.register_with_unit(
+            "cache_removed",
+            "Removed from the cache",
+            Unit::Bytes,
+            m.collected_bytes.clone(),
+        );
         // What has not happened yet is there too, as 0.
         for feed in feeds {
             for family in [&m.taken, &m.lost, &m.delivered] {
@@ -186,6 +209,12 @@ impl Metrics {
         if report.source_cached == Some(true) {
             self.cached_sources.inc();
         }
+    }
+
+    pub(crate) fn collected(&self, done: &Collected) {
+        self.collections.inc();
+        self.collected.inc_by(done.removed.len() as u64);
+        self.collected_bytes.inc_by(done.bytes());
     }
 
     /// All of it, as text.

@@ -38,6 +38,8 @@ pub struct AgentSettings {
     pub drain: Duration,
     /// When to take no more jobs.
     pub watermarks: Watermarks,
+    /// What of the cache is kept while there is nothing to do.
+    pub cache: CacheBudget,
     /// Where health and metrics are answered, if anywhere.
     pub listen: Option<Listen>,
     /// How long delivered jobs are remembered.
@@ -175,13 +177,22 @@ pub enum Recovery {
     RetryOnce,
 }
 
-/// Free space below which no job is taken, on each of the file systems of cache, work and state.
+/// Free space below which caches are collected, and no job is taken as long as that does not help, on each of the file systems of cache, work and state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermarks {
     /// Bytes.
     pub free_bytes: ByteSize,
     /// Inodes, where the file system counts them.
     pub free_inodes: u64,
+}
+
+/// What of the cache is kept. What jobs use is kept in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheBudget {
+    /// Bytes of all of it.
+    pub bytes: Option<ByteSize>,
+    /// How long a thing may be unused.
+    pub unused_for: Option<Duration>,
 }
 
 /// Where health and metrics are answered.

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::agent::Order;
+use crate::collector::Collector;
 use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::slots::{Slots, Turns};
@@ -115,6 +116,8 @@ pub(crate) enum Trouble {
     Host,
     /// Not enough room for another job.
     Space,
+    /// Something of the cache cannot be removed.
+    Cache,
     /// The database cannot be written to.
     Store,
     /// Not all of it could be removed.
@@ -136,6 +139,7 @@ impl std::fmt::Display for Trouble {
         match self {
             Self::Host => f.write_str("host"),
             Self::Space => f.write_str("space"),
+            Self::Cache => f.write_str("cache"),
             Self::Store => f.write_str("store"),
             Self::Leftovers => f.write_str("leftovers"),
             Self::Reload => f.write_str("reload"),
@@ -169,6 +173,7 @@ pub(crate) struct Shared {
     pub(crate) workers: TaskTracker,
     pub(crate) troubles: watch::Sender<BTreeMap<Trouble, String>>,
     pub(crate) metrics: Metrics,
+    pub(crate) collector: Collector,
     /// How many jobs may still be taken, where that is bounded.
     pub(crate) quota: Mutex<Option<usize>>,
     /// The verdict of the job that ended last.
@@ -194,6 +199,7 @@ impl Shared {
         let names = parts.feeds.iter().map(|feed| feed.name.clone());
         Self {
             metrics: Metrics::new(names),
+            collector: Collector::default(),
             places,
             slots: Slots::new(parts.settings.slots),
             turns: Turns::default(),

@@ -7,6 +7,8 @@
 mod agent;
 /// The command line, as data.
 mod args;
+/// `bryo cache` and `bryo gc`.
+mod cache;
 /// From files, environment and options to settings.
 mod config;
 /// Where Bryo keeps things on this host.
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
     match args.command {
         args::Command::Run(run) => run::main(*run).into(),
         args::Command::Agent(agent) => agent::main(*agent).into(),
+        args::Command::Cache(args) => cache::list(&args).into(),
+        args::Command::Gc(args) => cache::collect(&args).into(),
         args::Command::Config(config) => look::main(&config).into(),
     }
 }

@@ -58,7 +58,7 @@ impl Stamps {
 }
 
 /// UTC with milliseconds, always of the same length. A time that no calendar has is the first one.
-fn rfc3339(at: SystemTime) -> String {
+pub(crate) fn rfc3339(at: SystemTime) -> String {
     let at = Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH);
     format!("{at:.3}")
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bryo_depot::Depot;
-use bryo_image::{Image, ImageError, ImageStore};
+use bryo_image::{Image, ImageError, ImageStore, Layers};
 use bryo_model::{
     Event, IdSlot, JobSpec, NetworkMode, Report, SourceLocation, Stage, TimeLimit, Verdict,
 };
@@ -53,6 +53,7 @@ pub async fn run_attempt(
         stage_deadline: None,
         host: None,
         own_ids: None,
+        held: None,
         over: CancellationToken::new(),
     };
     if !lowered.is_empty() {
@@ -97,6 +98,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) host: Option<Host>,
     /// Held until everything of the attempt is removed, what belongs to these ids included.
     pub(crate) own_ids: Option<OwnIds>,
+    /// The layers that the job stands on: nobody removes them meanwhile.
+    pub(crate) held: Option<Layers>,
     /// Whether all stages have ended.
     pub(crate) over: CancellationToken,
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bryo_image::{Image, ImageStore};
 use bryo_model::{RuntimeKind, Stage};
+use bryo_process::Program;
 use bryo_sandbox::{Host, Root, Runtime, UserIds};
 use bryo_source::{Checkout, Fetched, SourceCache};
 use tokio_util::io::SyncIoBridge;
@@ -17,6 +18,14 @@ const UNPACK_ROLE: &str = "__unpack-layer";
 
 /// What of an image is on its way to podman at one time, in bytes.
 const ARCHIVE_IN_FLIGHT: usize = 1 << 20;
+
+/// What unpacks and removes layers, as root of the helper's namespace.
+pub(crate) fn unpacker(host: &Host) -> Program {
+    host.userns()
+        .inside()
+        .arg("/proc/self/exe")
+        .arg(UNPACK_ROLE)
+}
 
 /// Everything for the run stage.
 pub(crate) struct ReadyToRun {
@@ -90,7 +99,7 @@ impl Attempt<'_> {
 
     /// The image becomes what the runtime takes as a root file system.
     pub(crate) async fn make_root(
-        &self,
+        &mut self,
         images: &Arc<ImageStore>,
         image: &Image,
         setup: Setup,
@@ -109,17 +118,13 @@ impl Attempt<'_> {
     }
 
     async fn layers(
-        &self,
+        &mut self,
         images: &ImageStore,
         image: &Image,
         host: &Host,
     ) -> Result<(Root, Option<String>), Cause> {
         let progress = self.events.progress(Stage::Prepare);
-        let unpacker = host
-            .userns()
-            .inside()
-            .arg("/proc/self/exe")
-            .arg(UNPACK_ROLE);
+        let unpacker = unpacker(host);
         let layers = self
             .guarded(images.unpack(image, self.slot(), &unpacker, progress))
             .await?
@@ -133,6 +138,7 @@ impl Attempt<'_> {
                 groups: user.additional_gids,
             },
         };
+        self.held = Some(layers);
         Ok((root, Some(user.home)))
     }
 

@@ -3,6 +3,8 @@
 //! [`run_attempt`] takes a job through its stages (fetch, prepare, run, collect, publish), emits one ordered stream of
 //! events and returns a report. It knows no feed, no terminal and no database: whoever calls it does.
 //!
+//! [`Engine::cached`] and [`Engine::collect`] are about what attempts leave for the next ones.
+//!
 //! Invariants:
 //! - every path ends in clean-up, and only then in a report;
 //! - what ended the job is decided from facts (our own stop record, the kernel's counters, the exit code), never from
@@ -11,6 +13,7 @@
 
 mod attempt;
 mod cause;
+mod collect;
 mod container;
 mod control;
 mod engine;
@@ -32,6 +35,7 @@ mod supervise;
 mod work;
 
 pub use attempt::run_attempt;
+pub use collect::{Collect, CollectError, Collected, Room};
 pub use control::Control;
 pub use engine::Engine;
 pub use ready::{NotReady, Prepared};

@@ -2,6 +2,7 @@
 
 use crate::config::ImageConfig;
 use crate::digest::Digest;
+use crate::lock::Hold;
 
 /// Content by digest and size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,8 @@ pub struct Image {
     pub(crate) config_blob: Blob,
     pub(crate) config: ImageConfig,
     pub(crate) layers: Vec<LayerRef>,
+    /// While a job has it, nobody removes it.
+    pub(crate) hold: Hold,
 }
 
 impl Image {

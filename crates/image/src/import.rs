@@ -10,6 +10,7 @@ use crate::config;
 use crate::digest::{self, Digest};
 use crate::error::{ImageError, io, reading};
 use crate::image::{Blob, Image, LayerRef};
+use crate::lock::Hold;
 use crate::manifest::{self, Document, Manifest};
 use crate::paths::Paths;
 use crate::platform;
@@ -175,6 +176,7 @@ fn complete(paths: &Paths, manifest: Blob, parts: &Manifest) -> Result<Option<Im
         config_blob: parts.config,
         config,
         layers,
+        hold: Hold::default(),
     }))
 }
 

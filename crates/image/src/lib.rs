@@ -15,7 +15,8 @@
 //! - no credential is ever an argument of a program.
 //!
 //! Where to look: `paths` draws the store; `pull` brings images in, one module per form; `unpack` is the caller's side
-//! of unpacking and `layer` the side in the namespace.
+//! of unpacking and `layer` the side in the namespace; `inventory` lists
+//! what is there and removes what nobody uses.
 
 mod blobs;
 mod blocking;
@@ -25,6 +26,7 @@ mod error;
 mod export;
 mod image;
 mod import;
+mod inventory;
 mod layer;
 mod lock;
 mod manifest;

@@ -8,7 +8,12 @@
 //!     meta.json                        what is in it, and copies of its passwd and group files
 //!   index/<64 hex>.json              what was found behind a name before: "this archive file is that manifest"
 //!   layers-<n>/<26 hex>/             the same for slot n of the user's subordinate ids (n > 0), to whom its files belong
-//!   locks/<name>                     empty files to flock; never removed, for that would be a race
+//!   locks/<name>                     files to flock; never removed, for that would be a race
+//!     layer-<26 hex>[-<n>]             alone: to unpack or remove a layer
+//!     use-<26 hex>[-<n>]               shared: a job uses the layer; alone: to remove it; dated with the last use
+//!     image-<64 hex>                   the same for an image, by its manifest; in it, what a job called the image
+//!     blobs                            shared: an image is looked up or brought in; alone: to remove blobs
+//!     pull-<26 hex>                    alone: to bring one image in
 //!   tmp/<pid>-<n>-<time>/            work in progress, locked by who works; without a lock it is garbage
 //!   tmp/unpack-<26 hex>[-<n>]/       a layer being unpacked, under the layer's lock; owned by subordinate ids
 //! ```
@@ -47,7 +52,7 @@ impl Paths {
     }
 
     pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest.hex())
+        self.blobs().join(digest.hex())
     }
 
     /// The directory of all layers whose files belong to this slot.
@@ -65,7 +70,7 @@ impl Paths {
     }
 
     pub(crate) fn record(&self, key: &Digest) -> PathBuf {
-        self.root.join("index").join(format!("{}.json", key.hex()))
+        self.index().join(format!("{}.json", key.hex()))
     }
 
     pub(crate) fn layer_lock(&self, diff_id: &Digest, slot: IdSlot) -> PathBuf {
@@ -74,6 +79,46 @@ impl Paths {
 
     pub(crate) fn layer_lock_named(&self, name: &str) -> PathBuf {
         self.root.join("locks").join(format!("layer-{name}"))
+    }
+
+    pub(crate) fn use_lock(&self, diff_id: &Digest, slot: IdSlot) -> PathBuf {
+        self.use_lock_named(&of_slot(&layer_name(diff_id), slot))
+    }
+
+    pub(crate) fn use_lock_named(&self, name: &str) -> PathBuf {
+        self.root.join("locks").join(format!("use-{name}"))
+    }
+
+    pub(crate) fn image_lock(&self, manifest: &Digest) -> PathBuf {
+        let name = format!("image-{}", manifest.hex());
+        self.root.join("locks").join(name)
+    }
+
+    pub(crate) fn blobs_lock(&self) -> PathBuf {
+        self.root.join("locks/blobs")
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    pub(crate) fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
+
+    pub(crate) fn unpacking_named(&self, name: &str) -> PathBuf {
+        self.tmp().join(format!("{UNPACKING}{name}"))
+    }
+
+    /// Directories of unpacked layers, each with what ends the names of what belongs to it.
+    pub(crate) fn all_layers(&self) -> Vec<(PathBuf, String)> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let named = entries.filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let behind = name.strip_prefix("layers")?.to_owned();
+            Some((entry.path(), behind))
+        });
+        named.collect()
     }
 
     pub(crate) fn pull_lock(&self, key: &Digest) -> PathBuf {

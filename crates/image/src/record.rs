@@ -76,6 +76,19 @@ pub(crate) fn find(paths: &Paths, key: &Digest) -> Option<Digest> {
     }
 }
 
+/// Removes the records that lead to a document that is not there.
+pub(crate) fn sweep(paths: &Paths) {
+    for entry in fs::read_dir(paths.index()).into_iter().flatten().flatten() {
+        let known = fs::read(entry.path()).ok();
+        let record = known.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+        let manifest = record.and_then(|record| record.manifest.parse().ok());
+        if manifest.is_none_or(|digest: Digest| !paths.blob(&digest).exists()) {
+            // One that stays is as good as none.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Records a manifest under the key.
 pub(crate) fn write(
     paths: &Paths,

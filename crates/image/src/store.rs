@@ -7,6 +7,7 @@ use bryo_model::{Amount, ImageRef};
 
 use crate::error::ImageError;
 use crate::image::Image;
+use crate::lock::{Hold, Lock};
 use crate::paths::Paths;
 use crate::{pull, scratch};
 
@@ -43,6 +44,8 @@ impl ImageStore {
 
     /// Brings an image into the store, verified against its digests, unless it is there already.
     ///
+    /// As long as the image or a clone of it lives, nobody removes it from the store.
+    ///
     /// Dropping the future gives the work up and ends the programs that it runs; how long it may take is the caller's
     /// decision.
     ///
@@ -57,6 +60,14 @@ impl ImageStore {
         options: &PullOptions,
         progress: Progress,
     ) -> Result<Image, ImageError> {
-        pull::resolve(&self.paths, image, options, progress).await
+        // Nobody removes blobs between looking for them and holding the image.
+        let coming = Lock::share(&self.paths.blobs_lock()).await?;
+        let mut found = pull::resolve(&self.paths, image, options, progress).await?;
+        let hold = Lock::share(&self.paths.image_lock(found.manifest_digest())).await?;
+        hold.call(&image.to_string());
+        hold.touch();
+        found.hold = Hold::on(vec![hold]);
+        drop(coming);
+        Ok(found)
     }
 }

@@ -20,7 +20,7 @@ use crate::digest::Digest;
 use crate::error::{ImageError, io};
 use crate::image::{Image, LayerRef};
 use crate::layer::{Failure, LayerMeta};
-use crate::lock::Lock;
+use crate::lock::{Hold, Lock};
 use crate::paths::{Paths, UNPACKING};
 use crate::store::{ImageStore, Progress};
 
@@ -36,6 +36,8 @@ const STDERR_TAIL: usize = 4096;
 pub struct Layers {
     dirs: Vec<PathBuf>,
     metas: Vec<LayerMeta>,
+    /// While a job has them, nobody removes them.
+    _hold: Hold,
 }
 
 impl Layers {
@@ -76,6 +78,11 @@ impl ImageStore {
                 layers.len()
             )));
         }
+        let mut used = Vec::with_capacity(layers.len());
+        for layer in &layers {
+            used.push(Lock::share(&self.paths.use_lock(&layer.diff_id, slot)).await?);
+        }
+        let hold = Hold::on(used);
         let absent = self.absent(&layers, slot)?;
         if !absent.is_empty() {
             self.sweep_unpacking(unpacker).await;
@@ -89,7 +96,14 @@ impl ImageStore {
             metas.push(LayerMeta::read(&dir, &layer.diff_id, slot)?.ok_or_else(gone)?);
             dirs.push(dir.join("fs"));
         }
-        Ok(Layers { dirs, metas })
+        // The image last: it never looks older than what is made from it.
+        hold.touch();
+        image.hold.touch();
+        Ok(Layers {
+            dirs,
+            metas,
+            _hold: hold,
+        })
     }
 
     fn absent(&self, layers: &[LayerRef], slot: IdSlot) -> Result<Vec<LayerRef>, ImageError> {
@@ -142,7 +156,7 @@ impl ImageStore {
     }
 
     /// Removes what a crash left of layers that nobody unpacks now. Best effort.
-    async fn sweep_unpacking(&self, unpacker: &Program) {
+    pub(crate) async fn sweep_unpacking(&self, unpacker: &Program) {
         let Ok(entries) = fs::read_dir(self.paths.tmp()) else {
             return;
         };
@@ -244,6 +258,33 @@ fn blame(paths: &Paths, layer: &LayerRef, target: &Path, error: ImageError) -> I
         }
         None => error,
     }
+}
+
+/// Removes an unpacked layer by its name, in its directory; `false` when a job uses it. It becomes work in progress
+/// first: that is whole or not there for everybody else, and what a crash leaves of it is swept.
+pub(crate) async fn remove_layer(
+    paths: &Paths,
+    dir: &Path,
+    name: &str,
+    unpacker: &Program,
+) -> Result<bool, ImageError> {
+    let Some(_unused) = Lock::try_now(&paths.use_lock_named(name))? else {
+        return Ok(false);
+    };
+    let Some(_alone) = Lock::try_now(&paths.layer_lock_named(name))? else {
+        return Ok(false);
+    };
+    let going = paths.unpacking_named(name);
+    let remove = unpacker.clone().arg("remove").arg(&going);
+    if going.exists() {
+        run(&remove, |_| {}).await?;
+    }
+    match fs::rename(dir, &going) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        other => other.map_err(io("move out of the store", dir))?,
+    }
+    run(&remove, |_| {}).await?;
+    Ok(true)
 }
 
 /// Runs the unpacker, telling `read` how many bytes it has read.

@@ -6,9 +6,11 @@
 //!
 //! Where to look:
 //! - [`JobSpec`] is one request; [`SourceSpec`], [`ImageRef`] and [`Limits`] are its parts.
+//! - [`Cached`] is one thing that a cache keeps between jobs.
 //! - [`Event`] is the one ordered stream that an attempt emits; [`Stage`] names its steps.
 //! - [`Verdict`] is the state of the user's build, never of Bryo; [`Report`] is the record of an attempt.
 
+mod cached;
 mod ceiling;
 mod event;
 #[doc(hidden)]
@@ -25,6 +27,7 @@ mod secret;
 mod source;
 mod verdict;
 
+pub use cached::{Cached, CachedKind};
 pub use ceiling::Ceiling;
 pub use event::{Amount, Event, LogPiece, LogStream, Notice, Stage};
 pub use id::{CommitId, InvalidCommitId, InvalidJobId, JobId};

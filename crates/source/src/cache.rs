@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bryo_model::{Amount, CommitId, GitRef, SourceLocation, SourceSpec, SubDir};
 
 use crate::checkout::{Checkout, Place};
-use crate::lock::{Access, Lock};
+use crate::lock::{Access, Lock, TRY_AGAIN};
 use crate::mirror::{self, LockedMirror, Wanted};
 use crate::objects::{blocking, find_commit, open_mirror, require_subdir};
 use crate::origin::Origin;
@@ -42,6 +42,8 @@ pub struct Fetched {
     was_cached: bool,
     notices: Vec<String>,
     ready: Option<Checkout>,
+    /// The mirror's use: held, it stays.
+    mirror: Arc<Lock>,
 }
 
 impl Fetched {
@@ -108,6 +110,10 @@ impl SourceCache {
         })
     }
 
+    pub(crate) fn boot(&self) -> &str {
+        &self.boot
+    }
+
     /// Where everything is.
     #[must_use]
     pub fn paths(&self) -> &Paths {
@@ -127,16 +133,26 @@ impl SourceCache {
         source: &SourceSpec,
         progress: Progress,
     ) -> Result<Fetched, SourceError> {
-        let looked = {
-            let (cache, source) = (self.clone(), source.clone());
-            blocking(move || cache.look(&source)).await
-        };
-        let result = match looked {
-            Ok(Looked::Here(fetched)) => Ok(*fetched),
-            Ok(Looked::ToFetch(request)) => self.update(*request, &progress).await,
-            Err(e) => Err(e),
-        };
-        result.map_err(|e| e.in_cache(self.paths.root()))
+        self.find_or_fetch(source, &progress)
+            .await
+            .map_err(|e| e.in_cache(self.paths.root()))
+    }
+
+    async fn find_or_fetch(
+        &self,
+        source: &SourceSpec,
+        progress: &Progress,
+    ) -> Result<Fetched, SourceError> {
+        let source = source.clone();
+        let request = blocking(move || request(&source)).await?;
+        let used = self.paths.mirror_use(&request.origin.key);
+        let mirror = Arc::new(Lock::acquire(&used, Access::Shared).await?);
+        mirror.touch();
+        let (cache, hold) = (self.clone(), Arc::clone(&mirror));
+        match blocking(move || cache.look(request, hold)).await? {
+            Looked::Here(fetched) => Ok(*fetched),
+            Looked::ToFetch(request) => self.update(*request, mirror, progress).await,
+        }
     }
 
     /// The tree of a fetched commit, made if nobody has made it before.
@@ -149,17 +165,18 @@ impl SourceCache {
         fetched: &Fetched,
         progress: Progress,
     ) -> Result<Checkout, SourceError> {
-        if let Some(ready) = &fetched.ready {
-            return Ok(ready.clone());
-        }
-        self.make_checkout(fetched, &progress)
-            .await
-            .map_err(|e| e.in_cache(self.paths.root()))
+        let checkout = match &fetched.ready {
+            Some(ready) => ready.clone(),
+            None => self
+                .make_checkout(fetched, &progress)
+                .await
+                .map_err(|e| e.in_cache(self.paths.root()))?,
+        };
+        Ok(checkout.using(&fetched.mirror))
     }
 
     /// All that can be known without git: which commit a local source means, and whether the cache has it.
-    fn look(&self, source: &SourceSpec) -> Result<Looked, SourceError> {
-        let request = request(source)?;
+    fn look(&self, request: Request, hold: Arc<Lock>) -> Result<Looked, SourceError> {
         let Wanted::Commit { id, description } = &request.wanted else {
             return Ok(Looked::ToFetch(Box::new(request)));
         };
@@ -196,12 +213,18 @@ impl SourceCache {
             was_cached: true,
             notices: Vec::new(),
             ready,
+            mirror: hold,
             origin: request.origin,
         })))
     }
 
     /// Fetches, and once more into a new mirror if the old one turns out to be damaged.
-    async fn update(&self, request: Request, progress: &Progress) -> Result<Fetched, SourceError> {
+    async fn update(
+        &self,
+        request: Request,
+        hold: Arc<Lock>,
+        progress: &Progress,
+    ) -> Result<Fetched, SourceError> {
         let Request {
             origin,
             wanted,
@@ -248,6 +271,7 @@ impl SourceCache {
             was_cached,
             notices,
             ready: None,
+            mirror: hold,
             origin: origin.clone(),
         })
     }
@@ -261,13 +285,16 @@ impl SourceCache {
         let place = Place::new(&self.paths, key, fetched.commit.clone());
         let mut repairs = Vec::new();
         loop {
-            place.prepare()?;
-            let shared = Lock::acquire(&place.lock, Access::Shared).await?;
+            let shared = place.lock(Access::Shared).await?;
             if let Some(mut checkout) = place.open(shared, &self.boot) {
                 checkout.notices.extend(repairs);
                 return Ok(checkout);
             }
-            let alone = Lock::acquire(&place.lock, Access::Exclusive).await?;
+            // Whoever is faster will hold it as long as its job runs: that is not to be waited for, but used.
+            let Some(alone) = place.try_lock(Access::Exclusive)? else {
+                tokio::time::sleep(TRY_AGAIN).await;
+                continue;
+            };
             match self.make(&place, alone, fetched, progress).await {
                 Ok(()) => {}
                 Err(SourceError::Corrupt { .. }) if repairs.is_empty() => {

@@ -18,7 +18,7 @@ use git2::build::CheckoutBuilder;
 use git2::{ErrorClass, Oid, Repository};
 use serde::{Deserialize, Serialize};
 
-use crate::lock::{Access, Lock};
+use crate::lock::{Access, Lock, TRY_AGAIN};
 use crate::mirror::{self, remove_all, replace};
 use crate::objects::{damaged, is_full};
 use crate::{Paths, Progress, RepositoryKey, SourceError, dot_git};
@@ -28,10 +28,20 @@ use crate::{Paths, Progress, RepositoryKey, SourceError, dot_git};
 pub struct Checkout {
     pub(crate) place: Place,
     pub(crate) notices: Vec<String>,
-    pub(crate) _hold: Arc<Lock>,
+    pub(crate) hold: Arc<Lock>,
+    /// Its objects are the mirror's.
+    mirror: Option<Arc<Lock>>,
 }
 
 impl Checkout {
+    /// It is used now, and so is its mirror: that one last, so that it never looks older than its checkout.
+    pub(crate) fn using(mut self, mirror: &Arc<Lock>) -> Self {
+        self.hold.touch();
+        mirror.touch();
+        self.mirror = Some(Arc::clone(mirror));
+        self
+    }
+
     /// The work tree, with a `.git` whose objects are missing: see [`Checkout::objects`].
     #[must_use]
     pub fn tree(&self) -> &Path {
@@ -103,9 +113,30 @@ impl Place {
         }
     }
 
-    /// Makes the directory that the lock is in.
-    pub(crate) fn prepare(&self) -> Result<(), SourceError> {
-        fs::create_dir_all(&self.dir).map_err(SourceError::io(&self.dir))
+    /// The directory of it all.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its lock, if nobody is in the way. The directory that the lock is in is made, as often as an evictor removes it.
+    pub(crate) fn try_lock(&self, access: Access) -> Result<Option<Lock>, SourceError> {
+        loop {
+            fs::create_dir_all(&self.dir).map_err(SourceError::io(&self.dir))?;
+            match Lock::try_acquire(&self.lock, access) {
+                Err(e) if is_gone(&e) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// The same, when it is free.
+    pub(crate) async fn lock(&self, access: Access) -> Result<Lock, SourceError> {
+        loop {
+            if let Some(lock) = self.try_lock(access)? {
+                return Ok(lock);
+            }
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
     }
 
     /// The checkout, if it is there and nobody is making or removing it.
@@ -113,9 +144,11 @@ impl Place {
         if !self.dir.join("ready").exists() {
             return Ok(None);
         }
-        match Lock::try_acquire(&self.lock, Access::Shared)? {
-            Some(lock) => Ok(self.open(lock, boot)),
-            None => Ok(None),
+        match Lock::try_acquire(&self.lock, Access::Shared) {
+            Ok(Some(lock)) => Ok(self.open(lock, boot)),
+            Ok(None) => Ok(None),
+            Err(e) if is_gone(&e) => Ok(None),
+            Err(e) => Err(e),
         }
     }
 
@@ -125,8 +158,14 @@ impl Place {
         Some(Checkout {
             place: self.clone(),
             notices: ready.notices,
-            _hold: Arc::new(lock),
+            hold: Arc::new(lock),
+            mirror: None,
         })
+    }
+
+    /// Whether it can be used as it is.
+    pub(crate) fn is_ready(&self, boot: &str) -> bool {
+        self.ready(boot).is_some()
     }
 
     fn ready(&self, boot: &str) -> Option<Ready> {
@@ -269,6 +308,10 @@ fn notices(repository: &Repository) -> Result<Vec<String>, git2::Error> {
         notices.push("files kept in Git LFS are not fetched: the tree has their pointers".into());
     }
     Ok(notices)
+}
+
+fn is_gone(error: &SourceError) -> bool {
+    matches!(error, SourceError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn mode(path: &Path) -> Result<u32, SourceError> {

@@ -8,6 +8,7 @@
 //! Where to look:
 //! - [`Paths`] draws the cache on disk;
 //! - `mirror` and `git` are the way in, `git_failure` is where git's words become a cause;
+//! - `inventory` lists what is there and removes what nobody uses;
 //! - `checkout` and `dot_git` are the tree, and the repository that `git log` finds inside it;
 //! - [`SourceError`] is every cause that a caller can do something about.
 //!
@@ -24,6 +25,7 @@ mod dot_git;
 mod error;
 mod git;
 mod git_failure;
+mod inventory;
 mod local;
 mod lock;
 mod mirror;

@@ -7,12 +7,12 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::SourceError;
 
 /// How often a lock that somebody else holds is tried again.
-const TRY_AGAIN: Duration = Duration::from_millis(10);
+pub(crate) const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -23,7 +23,7 @@ pub(crate) enum Access {
 /// A lock that is held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -49,9 +49,14 @@ impl Lock {
             }
             // Whoever held it before may have removed the file: then this lock is on a name that nobody else finds.
             if is_still(&file, path)? {
-                return Ok(Some(Self { _file: file }));
+                return Ok(Some(Self { file }));
             }
         }
+    }
+
+    /// Dates the file with this moment: somebody uses what it is for. Without it, that is only collected too early.
+    pub(crate) fn touch(&self) {
+        let _ = self.file.set_modified(SystemTime::now());
     }
 
     /// The lock, when it is free. Dropping the future stops waiting.

@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 ///   CACHEDIR.TAG                   tells backup programs to leave it out
 ///   mirrors/
 ///     <key>.lock                   flock: exclusive to change the mirror, shared to make a checkout from it
+///     <key>.use                    flock: exclusive to remove the mirror, shared from the fetch to the end of the job;
+///                                  dated with the last use
 ///     <key>/                       a bare repository
 ///       objects/                   bind-mounted read-only over a checkout's `.git/objects`
 ///       bryo-refs                  the mirror's refs as a checkout's `.git/packed-refs`; replaced by rename only
@@ -22,22 +24,24 @@ use sha2::{Digest, Sha256};
 ///     <key>.new/, <key>.old/       a mirror being made, one being removed
 ///   checkouts/
 ///     <key>/<commit>/
-///       lock                       flock: exclusive to make or remove it, shared while a job uses it
+///       lock                       flock: exclusive to make or remove it, shared while a job uses it; dated with the
+///                                  last use
 ///       tree/                      the work tree with its `.git`; never changed once `ready` is there
 ///       tree.new/                  a work tree being made
 ///       ready                      written last
+///       size                       bytes and files, once somebody wanted to know
 /// ```
 ///
-/// Order of locks: a checkout's before its mirror's. Whoever holds a mirror's lock only tries for a checkout's.
-/// An evictor takes `lock` exclusively before it removes a checkout, and a mirror only when none of its checkouts is
-/// locked.
+/// Order of locks: a mirror's `use`, a checkout's, a mirror's `lock`. Whoever holds a mirror's `lock` only tries for a
+/// checkout's. An evictor takes `lock` exclusively before it removes a checkout, and both locks of a mirror, and only
+/// tries for any of them.
 #[derive(Clone, Debug)]
 pub struct Paths {
     root: PathBuf,
 }
 
 /// The name of one repository in the cache: a word that a person recognises and a hash of the whole address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RepositoryKey(String);
 
 impl RepositoryKey {
@@ -47,6 +51,11 @@ impl RepositoryKey {
 
     pub(crate) fn of_path(canonical: &Path) -> Self {
         Self::new(b"path", canonical.as_os_str().as_bytes())
+    }
+
+    /// One that stands in the cache.
+    pub(crate) fn named(name: &str) -> Self {
+        Self(name.to_owned())
     }
 
     fn new(kind: &[u8], address: &[u8]) -> Self {
@@ -124,6 +133,10 @@ impl Paths {
     #[must_use]
     pub fn mirror_lock(&self, key: &RepositoryKey) -> PathBuf {
         self.mirrors().join(format!("{key}.lock"))
+    }
+
+    pub(crate) fn mirror_use(&self, key: &RepositoryKey) -> PathBuf {
+        self.mirrors().join(format!("{key}.use"))
     }
 
     pub(crate) fn mirror_new(&self, key: &RepositoryKey) -> PathBuf {

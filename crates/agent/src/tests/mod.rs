@@ -21,7 +21,9 @@ use crate::deliver::{self, Until};
 use crate::feed::Feed;
 use crate::shared::{FeedState, Parts, Shared, Trouble};
 use crate::store::{Durability, Store};
-use crate::{AgentSettings, DocThorSettings, FeedSettings, JobPolicy, Recovery, Watermarks};
+use crate::{
+    AgentSettings, CacheBudget, DocThorSettings, FeedSettings, JobPolicy, Recovery, Watermarks,
+};
 
 use server::Server;
 
@@ -102,7 +104,7 @@ impl Bed {
     }
 }
 
-fn settings(dir: &Path, server: SocketAddr) -> AgentSettings {
+pub(crate) fn settings(dir: &Path, server: SocketAddr) -> AgentSettings {
     AgentSettings {
         state: dir.to_owned(),
         control: dir.join("agent.sock"),
@@ -151,12 +153,13 @@ fn settings(dir: &Path, server: SocketAddr) -> AgentSettings {
             free_bytes: ByteSize::new(1),
             free_inodes: 0,
         },
+        cache: CacheBudget::default(),
         listen: None,
         history: Duration::from_secs(3600),
     }
 }
 
-fn engine_settings(dir: &Path) -> Settings {
+pub(crate) fn engine_settings(dir: &Path) -> Settings {
     Settings {
         cache: dir.join("cache"),
         work: dir.join("work"),

@@ -1,6 +1,7 @@
 //! The command line of `bryo`, parsed into data. What it means is decided elsewhere.
 
 mod agent;
+mod cache;
 mod config;
 mod host;
 mod run;
@@ -10,6 +11,7 @@ use std::io::Write;
 use clap::{Parser, Subcommand};
 
 pub(crate) use agent::{AgentArgs, AskArgs, Verb, WorkArgs};
+pub(crate) use cache::{CacheArgs, GcArgs, Place};
 pub(crate) use config::{ConfigArgs, ConfigCommand, ShowArgs};
 pub(crate) use run::RunArgs;
 
@@ -29,6 +31,10 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Take jobs from servers and tell them the results, until told to stop
     Agent(Box<AgentArgs>),
+    /// List what is kept for later jobs: mirrors, checkouts, images and their layers
+    Cache(CacheArgs),
+    /// Remove what of that is not used, within the bounds of the configuration or of the options
+    Gc(GcArgs),
     /// Look at the configuration
     Config(ConfigArgs),
 }
@@ -56,7 +62,7 @@ mod tests {
     fn run(line: &str) -> Result<Box<RunArgs>, clap::Error> {
         match Args::try_parse_from(line.split(' '))?.command {
             Command::Run(run) => Ok(run),
-            other @ (Command::Agent(_) | Command::Config(_)) => panic!("{other:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -93,6 +99,9 @@ mod tests {
             "bryo agent --max-wait 5s",
             "bryo agent --once status",
             "bryo config",
+            "bryo gc --all --keep 1g",
+            "bryo gc --keep lots",
+            "bryo gc --older-than 0s",
         ] {
             assert!(Args::try_parse_from(bad.split(' ')).is_err(), "{bad}");
         }

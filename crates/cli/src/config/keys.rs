@@ -200,6 +200,9 @@ keys! {
     MOST_SILENCE = Key::new("host.at-most.silence", Kind::Time, Absent);
     MOST_GRACE = Key::new("host.at-most.grace", Kind::Time, Absent);
 
+    CACHE_BYTES = Key::new("cache.bytes", Kind::Size, Absent);
+    CACHE_UNUSED = Key::new("cache.unused", Kind::Time, Is("720h"));
+
     FREE_BYTES = Key::new("watermarks.free-bytes", Kind::Size, Is("1g"));
     FREE_INODES = Key::new("watermarks.free-inodes", Kind::Count, Is("10000"));
 }

@@ -56,7 +56,7 @@ pub(crate) const DOCUMENTED: &str = include_str!("../../../../config/etc/bryo/br
 /// Who asks: a command reads what it uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
-    /// `[host]` alone, and what Bryo's own variables say about it.
+    /// `[host]` and `[cache]` alone, and what Bryo's own variables say about it.
     Run,
     /// Everything, doc-thor's variables too.
     Agent,
@@ -185,7 +185,7 @@ impl About {
     /// Whether this command uses what Bryo's own variables say about this key.
     fn reads(self, key: &Key) -> bool {
         match self {
-            Self::Run => key.path.starts_with("host."),
+            Self::Run => key.path.starts_with("host.") || key.path.starts_with("cache."),
             Self::Agent => true,
             Self::Ask => key.path.starts_with("agent."),
         }

@@ -91,6 +91,12 @@ impl LayerMeta {
         fs::write(&path, text).map_err(io("write", &path))
     }
 
+    /// Bytes and entries of a layer that is there and complete, whoever's it is.
+    pub(crate) fn size(layer: &Path) -> Option<(u64, u64)> {
+        let meta: Self = serde_json::from_slice(&fs::read(layer.join(META)).ok()?).ok()?;
+        (meta.version == VERSION).then_some((meta.bytes, meta.entries))
+    }
+
     /// Of a layer that is there and complete; none if it is not.
     pub(crate) fn read(
         layer: &Path,

@@ -1,6 +1,7 @@
 //! Whole images through the whole store, made here entry by entry.
 
 mod build;
+mod collecting;
 mod forms;
 mod hostile;
 mod layers;

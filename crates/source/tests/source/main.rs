@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod bed;
 #[cfg(test)]
+mod collecting;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod http;

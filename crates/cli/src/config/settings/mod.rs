@@ -9,7 +9,7 @@ mod secrets;
 
 use std::path::PathBuf;
 
-use bryo_agent::{AgentSettings, FeedSettings, Recovery, Watermarks};
+use bryo_agent::{AgentSettings, CacheBudget, FeedSettings, Recovery, Watermarks};
 use bryo_engine::Settings;
 
 pub(crate) use host::Places;
@@ -51,6 +51,7 @@ impl Reader<'_> {
             free_bytes: self.value(&keys::FREE_BYTES, "")?,
             free_inodes: self.number(&keys::FREE_INODES, "")?,
         };
+        let cache = self.cache();
         let recovery = match self.text(&keys::RECOVERY, "").as_deref() {
             Some("retry-once") => Recovery::RetryOnce,
             _ => Recovery::Report,
@@ -70,6 +71,7 @@ impl Reader<'_> {
             recovery,
             drain,
             watermarks,
+            cache,
             listen,
             history,
         };
@@ -83,6 +85,14 @@ impl Reader<'_> {
             engine: engine?,
             control_plane,
         })
+    }
+
+    /// What of the cache is kept.
+    pub(crate) fn cache(&mut self) -> CacheBudget {
+        CacheBudget {
+            bytes: self.value(&keys::CACHE_BYTES, ""),
+            unused_for: self.time(&keys::CACHE_UNUSED, ""),
+        }
     }
 
     fn state(&mut self, places: &Places) -> Option<PathBuf> {
