@@ -4,7 +4,8 @@
 # One machine, one run, all ways in turn within each round, so that a disturbance meets all of them. Medians: a mean would
 # measure the other users of the machine. ROUNDS (30) and WARM_UP (3) rounds that are not counted. Whole processes are timed by
 # scripts/bench-rounds.sh, attempts in a process that keeps running by the program in bench/, which that script starts.
-# Raw times and reports: target/bench/.
+# Raw times and reports: target/bench/. With S3=1 publishing to a real store is measured too, which is built first if there is
+# none (half an hour).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 repo=$PWD
@@ -164,6 +165,8 @@ removal. With a network the kernel takes some 20 ms to remove the job's network 
 process that keeps running does so beside the next attempt. Bare crun has no system-call filter here; a job of Bryo has one.
 END
 } > "$work/benchmarks.md"
+scripts/bench-agent.sh >> "$work/benchmarks.md"
+if [ -n "${S3:-}" ]; then scripts/bench-s3.sh >> "$work/benchmarks.md"; fi
 cp "$work/benchmarks.md" docs/benchmarks.md
 if [ "$EUID" = 0 ]; then chown --reference=docs docs/benchmarks.md; fi
 cat docs/benchmarks.md
