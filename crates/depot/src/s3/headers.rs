@@ -135,7 +135,7 @@ mod tests {
             ("a.htm", "text/html; charset=utf-8"),
             ("a.css", "text/css; charset=utf-8"),
             ("a.js", "text/javascript; charset=utf-8"),
-            ("a.mjs", "text/javascript; charset=utf-8"),
+            ("a.mjs", "application/javascript"),
             ("a.txt", "text/plain; charset=utf-8"),
             ("a.md", "text/markdown; charset=utf-8"),
             ("sitemap.xml", "text/xml; charset=utf-8"),
