@@ -11,12 +11,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [ "${1:-}" != --measure ]; then
   tests/bed/install-packages.sh build bench >&2
-  cargo build --release --locked --quiet --package bryo-depot --example publish >&2
+  cargo build --release --locked --quiet --package bryo-bench-publish >&2
   exec scripts/garage.sh -- "$0" --measure
 fi
 
 files=${FILES:-10000} rounds=${ROUNDS:-3}
-publish=$(target_directory)/release/examples/publish
+publish=$(target_directory)/release/bryo-bench-publish
 results=$(target_directory)/bench-s3
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

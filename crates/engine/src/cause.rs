@@ -242,6 +242,41 @@ mod tests {
     }
 
     #[test]
+    fn names_are_the_jobs_and_the_store_is_ours() {
+        use bryo_depot::{BadKey, StoreAnswer, StoreFault, Visible};
+        let of = |error| verdict(&Cause::Depot(error));
+        let name = DepotError::Key {
+            path: "a".into(),
+            why: BadKey::NotUtf8,
+        };
+        assert!(matches!(
+            of(name),
+            Verdict::Failed(Failure::OutputUnusable(_))
+        ));
+        let down = DepotError::Store {
+            doing: "put",
+            what: "p/1/a.css".into(),
+            fault: StoreFault::Unavailable,
+            source: Box::new(StoreAnswer::Unreadable("x".into())),
+        };
+        let half = DepotError::Unfinished {
+            visible: Visible::Pages { new: false },
+            source: Box::new(down),
+        };
+        let Verdict::Infrastructure(text) = of(half) else {
+            unreachable!("a store that is down is ours");
+        };
+        for part in [
+            "a mixture of old and new pages",
+            "repairs it",
+            "p/1/a.css",
+            "not in order",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
     fn every_end_is_told_apart() {
         let none = Facts::default();
         let facts = |oom_kills, oom_events, pids_refused| Facts {

@@ -156,8 +156,8 @@ impl Publication {
         }
         let mut kept = Vec::new();
         if begun.done.initialized() {
-            reached.set(Visible::All);
             self.still_ours(&begun).await?;
+            reached.set(Visible::All);
             kept = client.delete(stale).await?;
             let record = record.completed(&digest).to_json().into();
             client.put(&begun.key, &record_headers(), &record).await?;

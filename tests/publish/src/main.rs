@@ -1,6 +1,7 @@
-//! Publishes a directory to the store that the environment names, for `scripts/bench-s3.sh`: `publish DIRECTORY SLUG`.
+//! Publishes a directory to the store that the environment names, for `scripts/bench-s3.sh`:
+//! `bryo-bench-publish DIRECTORY SLUG`.
 //!
-//! Prints the seconds it took and the most memory the process ever had, in KiB.
+//! A package of its own, so that a measurement does not have the tests' server compiled. Prints the seconds it took and the most memory the process ever had, in KiB.
 
 #![allow(
     clippy::unwrap_used,
