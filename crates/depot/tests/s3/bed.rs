@@ -1,4 +1,5 @@
 use std::future::{Future, pending};
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,18 @@ impl Watch for Patient {
     }
 
     fn progress(&self, _: Amount) {}
+}
+
+/// The real server, if there is one; without it that is said where no test harness hides it.
+pub(crate) fn real() -> Option<Store> {
+    let store = Store::real();
+    if store.is_none() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: no real S3 server; `make test-s3` starts one"
+        );
+    }
+    store
 }
 
 /// The settings with which a store is reached.

@@ -1,12 +1,7 @@
 //! The S3 depot against stores: s3s-fs inside this process, with faults at the wire, and the real server that
 //! `make test-s3` starts.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "test code"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 /// What the tests are told with.
 mod bed;

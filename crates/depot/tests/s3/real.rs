@@ -1,14 +1,4 @@
-use bryo_test_s3::Store;
-
-use crate::bed::{depot, publish, slug};
-
-fn real() -> Option<Store> {
-    let store = Store::real();
-    if store.is_none() {
-        eprintln!("SKIPPED: no real S3 server; `make test-s3` starts one");
-    }
-    store
-}
+use crate::bed::{depot, publish, real, slug};
 
 #[test]
 fn odd_names_are_kept_as_they_are() {

@@ -14,9 +14,8 @@ macro_rules! told_to_both {
 
         mod real {
             $(#[test] fn $name() {
-                match bryo_test_s3::Store::real() {
-                    Some(store) => super::$name(&store),
-                    None => eprintln!("SKIPPED: no real S3 server; `make test-s3` starts one"),
+                if let Some(store) = crate::bed::real() {
+                    super::$name(&store);
                 }
             })+
         }
