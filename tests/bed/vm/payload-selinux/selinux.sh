@@ -77,6 +77,11 @@ for runtime in crun podman; do
 done
 [ "$mode" = after ] || exit $bad
 
+# anew - the podman service reads its configuration again
+anew() {
+  systemctl --user restart podman.service
+  podman --remote --url "unix://$XDG_RUNTIME_DIR/podman/podman.sock" version > /dev/null
+}
 echo "== runtimes that set no label"
 mkdir -p bin ~/.config/containers
 cat > bin/crun <<'END'
@@ -96,12 +101,11 @@ job crun-silent --runtime crun -- sh -c "$everything"
 check "crun that sets none is found out before the job runs" refused 'did not label'
 run+=(-E "PATH=$PATH")
 printf '[containers]\nlabel = false\n' > ~/.config/containers/containers.conf
-systemctl --user stop podman.service 2> /dev/null
-podman info > /dev/null
+anew
 job podman-silent --runtime podman -- sh -c "$everything"
 check "podman that sets none is found out before the job runs" refused 'SELinux label'
 rm ~/.config/containers/containers.conf
-systemctl --user stop podman.service 2> /dev/null
+anew
 
 echo "== two jobs"
 for runtime in crun podman; do
