@@ -207,3 +207,72 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bryo_model::Egress;
+
+    fn isolated() -> Network {
+        Network {
+            mode: NetworkMode::Isolated,
+            ..Network::none()
+        }
+    }
+
+    #[test]
+    fn only_an_attempt_that_wants_exactly_the_same_is_the_same() {
+        let of = |network: &Network| Wanted::of(network, IdSlot::SHARED).unwrap();
+        let plain = of(&isolated());
+        assert_eq!(plain, of(&isolated()));
+        let denies = Egress {
+            deny: vec!["192.0.2.1".parse().unwrap()],
+            ..Egress::default()
+        };
+        let allows = Egress {
+            allow: vec!["192.0.2.1:443".parse().unwrap()],
+            ..Egress::default()
+        };
+        let others = [
+            Network::none(),
+            Network {
+                egress: denies,
+                ..isolated()
+            },
+            Network {
+                egress: allows,
+                ..isolated()
+            },
+            Network {
+                closed: vec!["192.0.2.1".parse().unwrap()],
+                ..isolated()
+            },
+        ];
+        for other in others {
+            assert_ne!(plain, of(&other), "{other:?}");
+        }
+        let own = IdSlot::new(1).unwrap();
+        assert_ne!(plain, Wanted::of(&isolated(), own).unwrap());
+        // The host has got another address since.
+        let mut moved = plain.clone();
+        let net = moved.net.as_mut().unwrap();
+        net.host.push("192.0.2.7".parse().unwrap());
+        assert_ne!(plain, moved);
+    }
+
+    #[test]
+    fn there_is_no_place_for_more_than_are_kept() {
+        let wanted = |network| Wanted::of(network, IdSlot::SHARED).unwrap();
+        let (none, net) = (wanted(&Network::none()), wanted(&isolated()));
+        let nothing = Arc::new(Ahead::default());
+        assert!(Ahead::reserve(&nothing, &none).is_none());
+        let one = Arc::new(Ahead::keeping(1));
+        let place = Ahead::reserve(&one, &none).unwrap();
+        assert!(Ahead::reserve(&one, &none).is_none());
+        assert!(Ahead::reserve(&one, &net).is_some());
+        drop(place);
+        assert!(Ahead::reserve(&one, &none).is_some());
+        one.shelf().closed = true;
+        assert!(Ahead::reserve(&one, &none).is_none());
+    }
+}
