@@ -16,6 +16,8 @@ pub struct Store {
     pub access_key: String,
     /// The key.
     pub secret_key: String,
+    /// Made once: a client reads the trust store of the system.
+    client: Box<Bucket>,
     runtime: Runtime,
 }
 
@@ -33,6 +35,7 @@ pub struct Object {
 impl Store {
     pub(crate) fn new(endpoint: String, [region, bucket, access, secret]: [&str; 4]) -> Self {
         Self {
+            client: open(&endpoint, [region, bucket, access, secret]),
             endpoint,
             region: region.to_owned(),
             bucket: bucket.to_owned(),
@@ -54,7 +57,7 @@ impl Store {
     pub fn keys(&self, prefix: &str) -> Vec<String> {
         let pages = self
             .runtime
-            .block_on(self.open().list(prefix.to_owned(), None));
+            .block_on(self.client.list(prefix.to_owned(), None));
         let contents = pages.unwrap().into_iter().flat_map(|page| page.contents);
         let mut keys: Vec<_> = contents.map(|object| object.key).collect();
         keys.sort();
@@ -63,7 +66,7 @@ impl Store {
 
     /// The object with this key.
     pub fn object(&self, key: &str) -> Option<Object> {
-        let answer = match self.runtime.block_on(self.open().get_object(key)) {
+        let answer = match self.runtime.block_on(self.client.get_object(key)) {
             Ok(answer) => answer,
             Err(s3::error::S3Error::HttpFailWithBody(404, _)) => return None,
             Err(error) => panic!("cannot read {key}: {error}"),
@@ -80,39 +83,33 @@ impl Store {
     /// Puts an object, as somebody else would.
     pub fn put(&self, key: &str, bytes: &[u8]) {
         self.runtime
-            .block_on(self.open().put_object(key, bytes))
+            .block_on(self.client.put_object(key, bytes))
             .unwrap();
     }
 
     /// Begins an upload in parts and leaves it, as somebody does who is killed.
     pub fn leave_upload(&self, key: &str) {
-        let bucket = self.open();
+        let bucket = &self.client;
         let begun = bucket.initiate_multipart_upload(key, "text/plain");
         self.runtime.block_on(begun).unwrap();
     }
 
     /// How many uploads in parts below `prefix` have begun and not ended.
     pub fn unfinished_uploads(&self, prefix: &str) -> usize {
-        let bucket = self.open();
+        let bucket = &self.client;
         let pages = bucket.list_multiparts_uploads(Some(prefix), None);
         let pages = self.runtime.block_on(pages).unwrap();
         pages.iter().map(|page| page.uploads.len()).sum()
     }
+}
 
-    fn open(&self) -> Box<Bucket> {
-        let credentials = Credentials::new(
-            Some(&self.access_key),
-            Some(&self.secret_key),
-            None,
-            None,
-            None,
-        );
-        let region = Region::Custom {
-            region: self.region.clone(),
-            endpoint: self.endpoint.clone(),
-        };
-        Bucket::new(&self.bucket, region, credentials.unwrap())
-            .unwrap()
-            .with_path_style()
-    }
+fn open(endpoint: &str, [region, bucket, access, secret]: [&str; 4]) -> Box<Bucket> {
+    let credentials = Credentials::new(Some(access), Some(secret), None, None, None);
+    let region = Region::Custom {
+        region: region.to_owned(),
+        endpoint: endpoint.to_owned(),
+    };
+    Bucket::new(bucket, region, credentials.unwrap())
+        .unwrap()
+        .with_path_style()
 }
