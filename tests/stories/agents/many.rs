@@ -50,12 +50,12 @@ fn read(dir: &Path, below: &str, into: &mut BTreeMap<String, Vec<u8>>) {
 fn with_word(bytes: &[u8], word: &str) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let mut at = 0;
-    while let Some(found) = bytes[at..]
-        .windows(WORD.len())
-        .position(|w| w == WORD.as_bytes())
-    {
+    while let Some(found) = bytes[at..].iter().position(|b| *b == WORD.as_bytes()[0]) {
         at += found;
-        bytes[at..at + WORD.len()].copy_from_slice(word.as_bytes());
+        if bytes[at..].starts_with(WORD.as_bytes()) {
+            bytes[at..at + WORD.len()].copy_from_slice(word.as_bytes());
+        }
+        at += 1;
     }
     bytes
 }
