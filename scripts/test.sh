@@ -30,7 +30,7 @@ lap "bryo"
 # one line for each test program: its package's directory and itself
 programs() {
   cargo test --locked --no-run --message-format=json-render-diagnostics "$@" |
-    sed -n 's#.*"manifest_path":"\([^"]*\)/Cargo.toml".*"executable":"\([^"]*\)".*#\1 \2#p'
+    sed -n 's#.*"manifest_path":"\([^"]*\)/Cargo.toml".*"executable":"\([^"]*/deps/[^"]*\)".*#\1 \2#p'
 }
 stories=$(programs --package bryo-stories --test stories)
 units=
