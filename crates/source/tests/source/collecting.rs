@@ -246,6 +246,7 @@ async fn a_collection_that_is_killed_leaves_what_the_next_attempt_uses() {
     }
     // Without that, no kill was half-way and nothing was shown.
     assert!(half > 0);
-    assert!(remove_all(&cache) > 0);
+    // The last kill may have come when nothing was left.
+    remove_all(&cache);
     assert_eq!(files_in(&cache), Vec::<PathBuf>::new());
 }
