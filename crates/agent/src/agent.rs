@@ -149,7 +149,6 @@ impl Agent {
             orders: inner,
         }));
         recover::run(&shared).await?;
-        *lock(&shared.last_verdict) = None;
         let mut others = vec![
             tokio::spawn(host::run(Arc::clone(&shared))),
             tokio::spawn(control::serve(Arc::clone(&shared), control_socket)),
@@ -237,6 +236,8 @@ impl Agent {
                 notify::stopping(CANCELLING + KILLING + LAST_WORDS);
                 ends_at.set(Instant::now(), Step::Cancel);
             }
+            // What is waited for then is not jobs, but a request that may have given one away.
+            Order::Kill if ends_at.step == Step::GiveUp => {}
             Order::Kill => {
                 tracing::info!("jobs that run are ended by force");
                 ends_at.set(Instant::now(), Step::Kill);

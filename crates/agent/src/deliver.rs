@@ -63,6 +63,8 @@ struct Outbox {
     /// Nothing is sent before this.
     closed_until: Option<Instant>,
     failures: BTreeSet<i64>,
+    /// When the store is looked into again, which could not be.
+    look_at: Option<Instant>,
 }
 
 /// Tells what there is to tell.
@@ -76,6 +78,7 @@ pub(crate) async fn run(shared: Arc<Shared>, feed: Arc<FeedState>, until: Until)
         backoff: Backoff::new(AWAY.0, AWAY.1),
         closed_until: None,
         failures: BTreeSet::new(),
+        look_at: None,
     };
     outbox.look().await;
     loop {
@@ -87,12 +90,15 @@ pub(crate) async fn run(shared: Arc<Shared>, feed: Arc<FeedState>, until: Until)
         }
         tokio::select! {
             Some(done) = outbox.sending.join_next() => {
-                if let Ok((seq, outcome)) = done {
-                    outbox.settle(seq, outcome);
+                match done {
+                    Ok((seq, outcome)) => outbox.settle(seq, outcome),
+                    // Nobody knows which it was: the store does.
+                    Err(_) => outbox.begin_anew(),
                 }
             }
             () = outbox.feed.outbox_bell.notified() => outbox.look().await,
             () = sleep_until(next) => outbox.closed_until = None,
+            () = sleep_until(outbox.look_at) => outbox.look().await,
         }
     }
 }
@@ -105,8 +111,16 @@ async fn sleep_until(time: Option<Instant>) {
 }
 
 impl Outbox {
+    /// Takes all rows for new ones.
+    fn begin_anew(&mut self) {
+        self.newest = 0;
+        self.due.clear();
+        self.look_at = Some(Instant::now());
+    }
+
     /// Looks for rows that are new.
     async fn look(&mut self) {
+        self.look_at = None;
         match self
             .shared
             .store
@@ -119,7 +133,10 @@ impl Outbox {
                 self.due.extend(rows.into_iter().map(|seq| (now, seq)));
             }
             Err(StoreError::Gone) => {}
-            Err(error) => self.shared.trouble(Trouble::Store, chain(&error)),
+            Err(error) => {
+                self.shared.trouble(Trouble::Store, chain(&error));
+                self.look_at = Some(Instant::now() + STUBBORN.0);
+            }
         }
         // Somebody has reason to think that the feed can be told something.
         self.closed_until = None;

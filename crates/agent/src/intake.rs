@@ -31,8 +31,12 @@ pub(crate) async fn run(shared: Arc<Shared>, feed: Arc<FeedState>) {
                 feed.asked("a job");
                 shared.mended(&Trouble::Feed(feed.name.clone()));
                 feed.outbox_bell.notify_one();
-                backoff.reset();
-                take(&shared, &feed, offer, room).await;
+                if take(&shared, &feed, offer, room).await {
+                    backoff.reset();
+                } else {
+                    // Who gives the same job away again and again is not asked as fast as it answers.
+                    pause(&shared, &feed, backoff.next()).await;
+                }
                 continue;
             }
             Err(NoJob::Nothing) => {
@@ -73,21 +77,25 @@ async fn ready(shared: &Arc<Shared>, feed: &FeedState) -> Option<Room> {
             biased;
             () = over => return None,
             room = room(shared, feed) => {
+                let room = room?;
                 // What held while one condition was waited for may hold no more.
                 if shared.phase() == Phase::Open && *shared.host.borrow() && counted(shared) {
                     return Some(room);
-                }
-                if lock(&shared.quota).is_some_and(|left| left == 0) {
-                    return None;
                 }
             }
         }
     }
 }
 
-async fn room(shared: &Arc<Shared>, feed: &FeedState) -> Room {
+/// What a job needs, when all of it is there; `None` when no further job is wanted, whatever else is missing.
+async fn room(shared: &Arc<Shared>, feed: &FeedState) -> Option<Room> {
     let of_feed = feed.slots.take().await;
     let of_all = shared.slots.take().await;
+    if !counted(shared) {
+        return None;
+    }
+    // Jobs of the past come first: a newer build of their version must not be overtaken by them.
+    let _ = shared.recovered.subscribe().wait_for(|all| *all).await;
     let _ = shared
         .phase
         .subscribe()
@@ -118,7 +126,7 @@ async fn room(shared: &Arc<Shared>, feed: &FeedState) -> Room {
             }
         }
     }
-    (of_feed, of_all)
+    Some((of_feed, of_all))
 }
 
 /// Whether another job may be taken, where their number is bounded.
@@ -136,7 +144,8 @@ async fn pause(shared: &Shared, feed: &FeedState, wait: Duration) {
     }
 }
 
-async fn take(shared: &Arc<Shared>, feed: &Arc<FeedState>, offer: Offer, room: Room) {
+/// Whether it is a new job that is recorded.
+async fn take(shared: &Arc<Shared>, feed: &Arc<FeedState>, offer: Offer, room: Room) -> bool {
     let job = new_id();
     let new = NewJob {
         job,
@@ -145,7 +154,7 @@ async fn take(shared: &Arc<Shared>, feed: &Arc<FeedState>, offer: Offer, room: R
         claim: offer.claim.clone(),
         taken_ms: now_ms(),
     };
-    match shared.store.take(new).await {
+    match shared.store.take(new.clone()).await {
         Ok(Took::Recorded) => {
             shared.metrics.taken(&feed.name);
             if let Some(left) = lock(&shared.quota).as_mut() {
@@ -158,11 +167,16 @@ async fn take(shared: &Arc<Shared>, feed: &Arc<FeedState>, offer: Offer, room: R
                 offer,
             };
             work::start(shared, feed, taken, room);
+            true
         }
         Ok(Took::Already(other)) => {
             tracing::warn!(job = %other, feed = %feed.name, build = offer.feed_job, "given away twice; it is being seen to");
+            false
         }
-        Err(error) => work::give_back(shared, feed, &offer, &error).await,
+        Err(error) => {
+            work::give_back(shared, feed, new, &error).await;
+            false
+        }
     }
 }
 
@@ -188,7 +202,7 @@ async fn lost(shared: &Arc<Shared>, feed: &Arc<FeedState>, feed_job: Option<Stri
         claim: offer.claim.clone(),
         taken_ms: now_ms(),
     };
-    match shared.store.take(new).await {
+    match shared.store.take(new.clone()).await {
         Ok(Took::Recorded) => {
             let why = format!("the agent could not read what the server said of the build: {why}");
             let stage = Stage::Fetch;
@@ -204,7 +218,7 @@ async fn lost(shared: &Arc<Shared>, feed: &Arc<FeedState>, feed_job: Option<Stri
         }
         // It runs: the server has said its id in an answer that was no claim.
         Ok(Took::Already(_)) => {}
-        Err(error) => work::give_back(shared, feed, &offer, &error).await,
+        Err(error) => work::give_back(shared, feed, new, &error).await,
     }
 }
 
@@ -261,6 +275,7 @@ mod tests {
             settings: full.clone(),
         }));
         shared.host.send_replace(true);
+        shared.recovered.send_replace(true);
         let collector = tokio::spawn(collector::run(Arc::clone(&shared)));
         let mut troubles = shared.troubles.subscribe();
         let feed = Arc::clone(&shared.feeds[0]);

@@ -166,6 +166,8 @@ pub(crate) struct Shared {
     pub(crate) phase: watch::Sender<Phase>,
     /// Whether the host was found fit for jobs.
     pub(crate) host: watch::Sender<bool>,
+    /// Whether the jobs of an earlier process have their slots.
+    pub(crate) recovered: watch::Sender<bool>,
     /// Rung when what the host was found unfit for may have changed.
     pub(crate) host_bell: Notify,
     pub(crate) running: Mutex<BTreeMap<JobId, Running>>,
@@ -205,6 +207,7 @@ impl Shared {
             turns: Turns::default(),
             phase: watch::Sender::new(Phase::Open),
             host: watch::Sender::new(false),
+            recovered: watch::Sender::new(false),
             host_bell: Notify::new(),
             running: Mutex::default(),
             workers: TaskTracker::new(),

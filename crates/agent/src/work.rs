@@ -17,7 +17,7 @@ use crate::job_log::JobLog;
 use crate::policy::{Accepted, Granting, Refusal, run_timeout};
 use crate::shared::{FeedState, Phase, Running, Shared, Trouble, lock, now_ms};
 use crate::slots::Slot;
-use crate::store::{Ending, StoreError};
+use crate::store::{Ending, NewJob, StoreError, Took};
 
 /// Events in flight between the engine and the log: pieces of output of at most 64 KiB each.
 const EVENTS: usize = 16;
@@ -81,6 +81,7 @@ async fn see_to(shared: &Arc<Shared>, feed: &Arc<FeedState>, taken: &Taken, cont
                 .feed()
                 .body(&taken.offer.feed_job, Ended::Without { stage, why: &why });
             end(shared, feed, taken, &verdict, None, body).await;
+            *lock(&shared.last_verdict) = Some(verdict);
         }
     }
 }
@@ -95,10 +96,7 @@ async fn attempt(
     let Accepted { spec, prefix } = accepted;
     // Two builds of one version are published in the order in which they were taken, and never mixed.
     let _turn = shared.turns.turn(&prefix.to_string()).await;
-    if let Err(error) = shared.store.begin(taken.job).await {
-        // The record says that nothing was begun; the worst is that it is begun again after a crash.
-        shared.trouble(Trouble::Store, chain(&error));
-    }
+    begin(shared, taken.job, control).await;
     let (sender, events) = mpsc::channel(EVENTS);
     let listener = tokio::spawn(listen(Arc::clone(shared), taken.job, events));
     let depot = Depot::S3(shared.depot().target(prefix));
@@ -118,6 +116,20 @@ async fn attempt(
     let body = feed.feed().body(&taken.offer.feed_job, ended);
     let report = serde_json::to_string(&report).ok();
     end(shared, feed, taken, &verdict, report, body).await;
+    *lock(&shared.last_verdict) = Some(verdict);
+}
+
+/// Records that an attempt begins, however long that takes: a job that is begun and not known to be would be begun again
+/// after every crash, and its end might have been told.
+async fn begin(shared: &Shared, job: JobId, control: &Control) {
+    let mut backoff = Backoff::new(DISK.0, DISK.1);
+    while let Err(error) = shared.store.begin(job).await {
+        shared.trouble(Trouble::Store, chain(&error));
+        if control.is_cancelled() {
+            return;
+        }
+        tokio::time::sleep(backoff.next()).await;
+    }
 }
 
 /// Collects the log, and keeps up to date what people see.
@@ -166,7 +178,6 @@ pub(crate) async fn end(
         // It may not have been the job's bad luck alone: the next one is taken when the host was looked at again.
         shared.host.send_replace(false);
     }
-    *lock(&shared.last_verdict) = Some(verdict.clone());
 }
 
 /// While the disk is full the feed is told from memory: what it knows cannot be lost any more.
@@ -207,11 +218,12 @@ async fn tell(feed: &FeedState, feed_job: &str, body: &mut String) -> bool {
     }
 }
 
-/// A job that was given away to us and cannot be recorded: its feed is told that it failed, until it knows.
+/// A job that was given away to us and cannot be recorded: its feed is told that it failed, until it knows, or until the
+/// job can be recorded after all.
 pub(crate) async fn give_back(
     shared: &Arc<Shared>,
     feed: &Arc<FeedState>,
-    offer: &Offer,
+    new: NewJob,
     why: &StoreError,
 ) {
     shared.trouble(Trouble::Store, chain(why));
@@ -219,9 +231,26 @@ pub(crate) async fn give_back(
     let stage = Stage::Fetch;
     let mut body = feed
         .feed()
-        .body(&offer.feed_job, Ended::Without { stage, why: &why });
+        .body(&new.feed_job, Ended::Without { stage, why: &why });
     let mut backoff = Backoff::new(DISK.0, DISK.1);
-    while !tell(feed, &offer.feed_job, &mut body).await {
+    while !tell(feed, &new.feed_job, &mut body).await {
         tokio::time::sleep(backoff.next()).await;
+        match shared.store.take(new.clone()).await {
+            Ok(Took::Recorded) => {
+                let taken = Taken {
+                    job: new.job,
+                    attempt: new.job,
+                    offer: Offer {
+                        feed_job: new.feed_job,
+                        claim: new.claim,
+                    },
+                };
+                let verdict = Verdict::Infrastructure(why);
+                end(shared, feed, &taken, &verdict, None, body).await;
+                return;
+            }
+            Ok(Took::Already(_)) | Err(StoreError::Gone) => return,
+            Err(_) => {}
+        }
     }
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bryo_model::Secret;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, Url};
 
 use super::claim::{BuildId, Claim, ClaimFault, salvage};
@@ -22,6 +22,11 @@ const REPORT: Duration = Duration::from_secs(120);
 
 /// A claim is six short strings.
 const LARGEST_CLAIM: usize = 64 << 10;
+
+/// The server's words for a build that has ended, and for one that it does not know. Whoever stands before the server has
+/// the same statuses and other words, and must not be believed: a result would be lost.
+const NOT_RUNNING: &str = "build is not in running state";
+const NO_BUILD: &str = "build not found";
 
 /// What of an answer to a report is looked at.
 const LARGEST_ERROR: usize = 4 << 10;
@@ -129,12 +134,27 @@ impl Client {
         };
         let status = response.status();
         match status {
-            StatusCode::OK => Answer::Known,
-            StatusCode::CONFLICT => Answer::KnownBefore,
+            StatusCode::OK => {
+                // A build, with its log; one that breaks off after its id is as good.
+                let (Ok(bytes) | Err((bytes, _))) = body(&mut response, LARGEST_CLAIM).await;
+                if is_build(&bytes, id) {
+                    Answer::Known
+                } else {
+                    Answer::Away(format!("{status}, but not the build {id}"))
+                }
+            }
+            StatusCode::CONFLICT => {
+                let (text, _) = error_text(&mut response).await;
+                if text == NOT_RUNNING {
+                    Answer::KnownBefore
+                } else {
+                    Answer::Failed(format!("{status}: {text}"))
+                }
+            }
             StatusCode::NOT_FOUND => {
                 // Of a proxy that does not know the way, or of the server that does not know the build.
                 let (text, is_ours) = error_text(&mut response).await;
-                if is_ours {
+                if is_ours && text == NO_BUILD {
                     Answer::Forgotten
                 } else {
                     Answer::Away(format!("{status}, not from a doc-thor server: {text}"))
@@ -160,6 +180,7 @@ impl Client {
         self.http
             .request(method, url)
             .header(AUTHORIZATION, self.token.clone())
+            .header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
     }
 }
 
@@ -208,6 +229,39 @@ async fn body(response: &mut Response, most: usize) -> Result<Vec<u8>, (Vec<u8>,
             }
             Err(error) => return Err((bytes, chain(&error))),
         }
+    }
+}
+
+/// Whether this is the beginning of the JSON of the build with this id.
+fn is_build(bytes: &[u8], id: BuildId) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    let Some(inside) = text.trim_start().strip_prefix('{') else {
+        return false;
+    };
+    let number = id.to_string();
+    inside.split("\"id\"").skip(1).any(|after| {
+        let value = after.trim_start().strip_prefix(':').map(str::trim_start);
+        let rest = value.and_then(|value| value.strip_prefix(&*number));
+        rest.is_some_and(|rest| rest.trim_start().starts_with([',', '}']))
+    })
+}
+
+#[cfg(test)]
+#[test]
+fn a_build_is_known_by_its_id() {
+    let id: BuildId = "17".parse().unwrap();
+    for (text, good) in [
+        (r#"{"id":17,"status":"success"}"#, true),
+        (r#" {"created_at":"x", "id" : 17 }"#, true),
+        (r#"{"id":17,"logs":"cut off"#, true),
+        (r#"{"id":171}"#, false),
+        (r#"{"id":1}"#, false),
+        (r#"{"id":"17"}"#, false),
+        ("{}", false),
+        ("<html>\"id\":17,</html>", false),
+        ("", false),
+    ] {
+        assert_eq!(is_build(text.as_bytes(), id), good, "{text}");
     }
 }
 

@@ -126,7 +126,7 @@ impl Store {
 
     /// An attempt begins.
     pub(crate) async fn begin(&self, job: JobId) -> Result<(), StoreError> {
-        self.change(Durability::Process, move |tx| {
+        self.change(Durability::Disk, move |tx| {
             tx.execute(
                 "UPDATE jobs SET state = 'begun' WHERE job = ?1 AND state = 'taken'",
                 [job.to_string()],

@@ -223,7 +223,7 @@ async fn nobody() -> SocketAddr {
 
 #[tokio::test]
 async fn ten_thousand_results_are_told_once_each() {
-    let server = Server::start(anywhere(), Box::new(|_| (200, "{}".to_owned()))).await;
+    let server = Server::start(anywhere(), Box::new(server::known)).await;
     let bed = Bed::new(server.address);
     bed.ended(10_000).await;
     let task = bed.deliver();
@@ -255,7 +255,7 @@ async fn a_server_that_is_away_for_an_hour_is_told_when_it_is_back() {
     }
     let all: u32 = tries.iter().sum();
     assert!((5..200).contains(&all), "{tries:?}");
-    let server = Server::start(address, Box::new(|_| (200, "{}".to_owned()))).await;
+    let server = Server::start(address, Box::new(server::known)).await;
     while bed.depth().await > 0 {
         clock.pass(&bed, Duration::from_secs(5)).await;
     }
@@ -268,7 +268,7 @@ async fn a_server_that_is_away_for_an_hour_is_told_when_it_is_back() {
 async fn a_result_that_was_stored_with_an_error_is_not_told_for_ever() {
     // A version that exists: stored, answered with 500, and with 409 from then on.
     let times = AtomicU32::new(0);
-    let answering = move |_: &_| match times.fetch_add(1, Ordering::SeqCst) {
+    let answering = move |_: &server::Asked| match times.fetch_add(1, Ordering::SeqCst) {
         0 => (500, r#"{"error":"database error"}"#.to_owned()),
         _ => (
             409,
@@ -287,9 +287,9 @@ async fn a_result_that_was_stored_with_an_error_is_not_told_for_ever() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_token_loses_nothing() {
     let times = AtomicU32::new(0);
-    let answering = move |_: &_| match times.fetch_add(1, Ordering::SeqCst) {
+    let answering = move |asked: &server::Asked| match times.fetch_add(1, Ordering::SeqCst) {
         0..5 => (401, r#"{"error":"unauthorized"}"#.to_owned()),
-        _ => (200, "{}".to_owned()),
+        _ => server::known(asked),
     };
     let server = Server::start(anywhere(), Box::new(answering)).await;
     let bed = Bed::new(server.address);
@@ -306,7 +306,7 @@ async fn one_result_that_cannot_be_told_does_not_hold_up_the_others() {
         if asked.path == "/api/v1/builds/1/result" {
             (500, r#"{"error":"database error"}"#.to_owned())
         } else {
-            (200, "{}".to_owned())
+            server::known(asked)
         }
     };
     let server = Server::start(anywhere(), Box::new(answering)).await;
@@ -332,7 +332,7 @@ async fn a_log_that_is_too_large_is_told_shorter() {
         if asked.body.len() > 5000 {
             (413, String::new())
         } else {
-            (200, "{}".to_owned())
+            server::known(asked)
         }
     };
     let server = Server::start(anywhere(), Box::new(answering)).await;
@@ -351,7 +351,7 @@ async fn a_log_that_is_too_large_is_told_shorter() {
 #[tokio::test(start_paused = true)]
 async fn a_proxy_that_does_not_know_the_way_is_not_believed() {
     let times = AtomicU32::new(0);
-    let answering = move |_: &_| match times.fetch_add(1, Ordering::SeqCst) {
+    let answering = move |_: &server::Asked| match times.fetch_add(1, Ordering::SeqCst) {
         0 => (404, "<html>no such page</html>".to_owned()),
         1 => (302, String::new()),
         _ => (404, r#"{"error":"build not found"}"#.to_owned()),

@@ -15,6 +15,12 @@ pub(super) struct Asked {
     pub(super) body: String,
 }
 
+/// The answer to a report that is taken: the build, by its number.
+pub(super) fn known(asked: &Asked) -> (u16, String) {
+    let id = asked.path.split('/').nth(4).unwrap_or_default();
+    (200, format!("{{\"id\":{id},\"status\":\"success\"}}"))
+}
+
 /// What is answered: a status and a body.
 pub(super) type Answering = Box<dyn Fn(&Asked) -> (u16, String) + Send + Sync>;
 
