@@ -166,7 +166,7 @@ process that keeps running does so beside the next attempt. Bare crun has no sys
 END
 } > "$work/benchmarks.md"
 scripts/bench-agent.sh >> "$work/benchmarks.md"
-if [ -n "${S3:-}" ]; then scripts/bench-s3.sh >> "$work/benchmarks.md"; fi
+if [ -n "${S3:-}" ]; then { echo; scripts/bench-s3.sh; } >> "$work/benchmarks.md"; fi
 cp "$work/benchmarks.md" docs/benchmarks.md
 if [ "$EUID" = 0 ]; then chown --reference=docs docs/benchmarks.md; fi
 cat docs/benchmarks.md
