@@ -6,9 +6,9 @@ PREFIX ?= /usr/local
 help:             ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build:            ## the program: target/release/bryo
+build:            ## the program, as it is installed: target/dist/bryo
 	@tests/bed/install-packages.sh build
-	$(CARGO) build --release --locked --package bryo
+	$(CARGO) build --profile dist --locked --package bryo
 
 demo:             ## Bryo builds its own documentation into site/, on crun and on podman
 	@scripts/demo.sh
@@ -40,8 +40,8 @@ docs:             ## the documentation of the working tree: site/
 
 # Builds only what is missing: `sudo make install` after `make build` needs no Rust for root.
 install:          ## DESTDIR= PREFIX=/usr/local
-	@test -x target/release/bryo || $(MAKE) build
-	install -D -m 755 target/release/bryo $(DESTDIR)$(PREFIX)/bin/bryo
+	@test -x target/dist/bryo || $(MAKE) build
+	install -D -m 755 target/dist/bryo $(DESTDIR)$(PREFIX)/bin/bryo
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/user config/systemd/user/bryo-agent.service config/systemd/user/bryo-agent.socket
 	install -D -m 644 config/etc/bryo/bryo.toml $(DESTDIR)$(PREFIX)/share/doc/bryo/bryo.toml
 

@@ -2,7 +2,8 @@
 # bench-agent.sh - what an agent costs while it waits, and a job from claim to report; prints a fragment of Markdown
 #
 # ROUNDS (30) jobs, each beside the same job by `bryo run`, in turn. Server and bucket are in the measuring process, so what
-# they take of the two processors is in the times of the agent. Raw numbers: target/bench-agent/.
+# they take of the two processors is in the times of the agent. The program is the one that is installed (profile dist).
+# Raw numbers: target/bench-agent/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 repo=$PWD
@@ -10,13 +11,14 @@ repo=$PWD
 . tests/bed/lib.sh
 
 tests/bed/install-packages.sh build run >&2
-cargo build --release --locked --quiet --package bryo --package bryo-stories --bin bryo --bin bryo-measure-agent >&2
+cargo build --profile dist --locked --quiet --package bryo >&2
+cargo build --release --locked --quiet --package bryo-stories --bin bryo-measure-agent >&2
 images/build busybox mkdocs >&2
 target=$(target_directory)
 if [ "$EUID" = 0 ]; then ensure_bed_user; fi
 work=$(throwaway_dir bench)
 trap 'rm -rf --one-file-system "$work"' EXIT
-BRYO_BIN=$target/release/bryo BRYO_TEST_IMAGES=$repo/images \
+BRYO_BIN=$target/dist/bryo BRYO_TEST_IMAGES=$repo/images \
   tests/bed/as-user.sh --see "$target" -- "$target/release/bryo-measure-agent" "$work" "${ROUNDS:-30}" >&2
 rm -rf "$target/bench-agent"
 cp -r "$work" "$target/bench-agent"
