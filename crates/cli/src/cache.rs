@@ -120,7 +120,7 @@ fn settings(place: &Place) -> Option<(Settings, CacheBudget)> {
     }
     let secrets = around.secrets(true);
     let mut reader = around.reader(&loaded, &secrets);
-    let (settings, budget) = (reader.host(&around.places), reader.cache());
+    let (settings, budget) = (reader.host(&around.places, About::Run), reader.cache());
     for problem in &reader.problems {
         terminal::complain(&problem.to_string());
     }

@@ -38,7 +38,7 @@ fn check(around: &Surroundings, named: Option<&Path>) -> Exit {
         reader
             .notes
             .push("nothing is said about an agent; only the host's part was checked".to_owned());
-        let _ = reader.host(&around.places);
+        let _ = reader.host(&around.places, About::Agent);
     }
     for note in &reader.notes {
         terminal::complain(&format!("note: {note}"));

@@ -127,7 +127,7 @@ fn settings(args: &RunArgs, around: &Surroundings) -> Result<Settings, Refused> 
     }
     let places = around.secrets(true);
     let mut reader = around.reader(&loaded, &places);
-    let settings = reader.host(&around.places);
+    let settings = reader.host(&around.places, About::Run);
     let problems = reader.problems;
     match settings {
         Some(settings) if problems.is_empty() => Ok(settings),

@@ -169,7 +169,9 @@ impl Attempt<'_> {
             Cause::Work(e, what)
         })?;
         let cache = &self.settings.cache;
-        let source = SourceCache::open(&self.settings.source_cache()).map_err(Cause::Source)?;
+        let source = SourceCache::open(&self.settings.source_cache())
+            .map_err(Cause::Source)?
+            .with_policy(Arc::clone(&self.settings.source));
         let images = Arc::new(ImageStore::open(&cache.join("images")).map_err(Cause::Image)?);
         beside.image = Some(self.start_image(&images));
         let fetched = self.fetch(&source).await?;

@@ -9,7 +9,7 @@ use bryo_model::{
     Failure, LimitsInForce, OutOfMemory, ResourceLimit, ResourceUse, Stage, TimeLimit, Verdict,
 };
 use bryo_sandbox::{Exit, SandboxError};
-use bryo_source::SourceError;
+use bryo_source::{ReachedLimit, SourceError};
 
 /// Why an attempt ended before, or without, success.
 #[derive(Debug)]
@@ -146,11 +146,21 @@ fn of_source(error: &SourceError) -> Verdict {
         | SourceError::NotTheTop { .. }
         | SourceError::Foreign { .. }
         | SourceError::Sha256 { .. }
+        | SourceError::Refused { .. }
+        | SourceError::Limit {
+            limit: ReachedLimit::Bytes(_) | ReachedLimit::Memory(_),
+            ..
+        }
         | SourceError::RefusedTree { .. } => Verdict::Failed(Failure::SourceMissing(text)),
         SourceError::RefMissing { .. } | SourceError::SubDirMissing { .. } => {
             Verdict::Failed(Failure::RefMissing(text))
         }
         SourceError::Unreachable { .. }
+        | SourceError::Limit {
+            limit: ReachedLimit::Timeout(_) | ReachedLimit::Stall(_),
+            ..
+        }
+        | SourceError::Credential { .. }
         | SourceError::Corrupt { .. }
         | SourceError::DiskFull { .. }
         | SourceError::Git { .. }

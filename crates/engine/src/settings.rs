@@ -1,10 +1,12 @@
 //! What an attempt needs to know that is not in the job: values that the edge read from flags and environment.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bryo_image::PullOptions;
 use bryo_model::{Ceiling, Destination, EnvVar, RuntimeKind};
 use bryo_sandbox::{RuntimePlaces, Selinux};
+use bryo_source::SourcePolicy;
 
 /// Settings of this host and this caller.
 ///
@@ -35,6 +37,8 @@ pub struct Settings {
     pub apparmor: Option<String>,
     /// SELinux labels of jobs.
     pub selinux: Selinux,
+    /// What sources may come from, as whom, and how much of them.
+    pub source: Arc<SourcePolicy>,
 }
 
 impl Settings {

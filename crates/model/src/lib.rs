@@ -41,5 +41,5 @@ pub use limits::{
 pub use network::{Destination, Egress, InvalidDestination, NetworkMode, Protocol};
 pub use report::{LimitsInForce, Pressure, Report, ResourceUse, StageTime};
 pub use secret::Secret;
-pub use source::{GitRef, GitUrl, InvalidSource, SourceLocation, SourceSpec, SubDir};
+pub use source::{GitRef, GitUrl, InvalidSource, Scheme, SourceLocation, SourceSpec, SubDir};
 pub use verdict::{Failure, OutOfMemory, ResourceLimit, TimeLimit, Verdict};

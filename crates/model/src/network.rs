@@ -1,7 +1,7 @@
 //! What a job can reach.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -97,6 +97,18 @@ impl Destination {
             ports: None,
             protocol: None,
         }
+    }
+
+    /// Whether a TCP connection to there is one to this destination. An IPv4 address that is written as an IPv6 one is
+    /// the IPv4 address.
+    #[must_use]
+    pub fn includes_tcp(&self, to: SocketAddr) -> bool {
+        let address = to.ip().to_canonical();
+        self.network.contains(&address)
+            && self
+                .ports
+                .is_none_or(|(first, last)| (first..=last).contains(&to.port()))
+            && self.protocol != Some(Protocol::Udp)
     }
 }
 

@@ -2,11 +2,15 @@
 //!
 //! Nothing that could be taken for an option, a transport helper or a way out of the tree gets past these types.
 
+mod url;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::CommitId;
+
+pub use url::{GitUrl, Scheme};
 
 /// A part of the source cannot be used as it was given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +22,7 @@ pub enum InvalidSource {
     Scheme(String),
     /// The address contains a password or token.
     #[error(
-        "the source address contains a password; remove it and use a git credential helper or an ssh key"
+        "the source address contains a password; remove it and say it in [source.credentials.NAME] (docs/source.md) or ~/.netrc"
     )]
     PasswordInUrl,
     /// The address is malformed.
@@ -30,106 +34,6 @@ pub enum InvalidSource {
     /// The sub-directory is absolute or leaves the tree.
     #[error("{0:?} is not a sub-directory of the source (use a relative path without '..')")]
     SubDir(String),
-}
-
-/// An address that git can fetch from.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct GitUrl(String);
-
-impl GitUrl {
-    /// The address as git takes it. It contains no password.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// `host` or `host:port` as it was written, without a user; `None` for a repository on this machine.
-    #[must_use]
-    pub fn authority(&self) -> Option<&str> {
-        let authority = match self.0.split_once("://") {
-            Some(("file", _)) => return None,
-            Some((_, rest)) => rest.split('/').next()?,
-            None => self.0.split(':').next()?,
-        };
-        Some(authority.rsplit('@').next().unwrap_or(authority))
-    }
-}
-
-impl fmt::Display for GitUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for GitUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl FromStr for GitUrl {
-    type Err = InvalidSource;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return Err(InvalidSource::Url(
-                text.to_owned(),
-                "it contains white space or control characters",
-            ));
-        }
-        if let Some((scheme, rest)) = text.split_once("://") {
-            if !matches!(scheme, "https" | "http" | "ssh" | "file") {
-                return Err(InvalidSource::Scheme(text.to_owned()));
-            }
-            return check_rest(text, scheme, rest).map(|()| Self(text.to_owned()));
-        }
-        check_scp_like(text).map(|()| Self(text.to_owned()))
-    }
-}
-
-fn check_rest(text: &str, scheme: &str, rest: &str) -> Result<(), InvalidSource> {
-    let bad = |why| Err(InvalidSource::Url(text.to_owned(), why));
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    if scheme == "file" {
-        return if authority.is_empty() && !path.is_empty() {
-            Ok(())
-        } else {
-            bad("a file address is file:///absolute/path")
-        };
-    }
-    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-    if user.contains(':') || (scheme.starts_with("http") && !user.is_empty()) {
-        return Err(InvalidSource::PasswordInUrl);
-    }
-    if user.starts_with('-') || host.is_empty() || host.starts_with('-') {
-        return bad("it has no host name");
-    }
-    if path.is_empty() {
-        return bad("it has no path");
-    }
-    Ok(())
-}
-
-/// `user@host:path`, the form that git hands to ssh.
-fn check_scp_like(text: &str) -> Result<(), InvalidSource> {
-    let refused = || InvalidSource::Scheme(text.to_owned());
-    let (authority, path) = text.split_once(':').ok_or_else(refused)?;
-    // "ext::sh -c ..." and its kind are transport helpers: programs, not addresses.
-    if path.is_empty() || path.starts_with(':') || path.starts_with('-') {
-        return Err(refused());
-    }
-    let (user, host) = authority.split_once('@').ok_or_else(refused)?;
-    let word = |s: &str| {
-        !s.is_empty()
-            && !s.starts_with('-')
-            && s.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-    };
-    if word(user) && word(host) {
-        Ok(())
-    } else {
-        Err(refused())
-    }
 }
 
 /// A branch, a tag or a full commit id, in a form that git accepts and that no option can hide in.
@@ -256,62 +160,6 @@ pub struct SourceSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_that_are_accepted() {
-        for good in [
-            "https://example.org/org/repo.git",
-            "http://127.0.0.1:8080/repo",
-            "ssh://git@example.org:2222/org/repo",
-            "file:///srv/git/repo.git",
-            "git@example.org:org/repo.git",
-        ] {
-            assert_eq!(good.parse::<GitUrl>().unwrap().as_str(), good);
-        }
-    }
-
-    #[test]
-    fn where_an_address_leads() {
-        for (url, authority) in [
-            ("https://example.org/org/repo.git", Some("example.org")),
-            ("http://127.0.0.1:8080/repo", Some("127.0.0.1:8080")),
-            ("ssh://git@[::1]:2222/repo", Some("[::1]:2222")),
-            ("git@example.org:org/repo.git", Some("example.org")),
-            ("file:///srv/git/repo.git", None),
-        ] {
-            assert_eq!(url.parse::<GitUrl>().unwrap().authority(), authority);
-        }
-    }
-
-    #[test]
-    fn addresses_that_are_refused() {
-        for bad in [
-            "ext::sh -c id",
-            "ext::id",
-            "ftp://example.org/x",
-            "https://user:secret@example.org/x",
-            "https://token@example.org/x",
-            "ssh://-oProxyCommand=id/x",
-            "-oProxyCommand=id@host:x",
-            "git@-oProxyCommand=id:x",
-            "git@host:-x",
-            "https:///x",
-            "https://example.org",
-            "file://host/x",
-            "https://example.org/a b",
-            "https://example.org/a\nb",
-        ] {
-            assert!(bad.parse::<GitUrl>().is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_refused_address_does_not_repeat_its_password() {
-        let error = "https://user:hunter2@example.org/x"
-            .parse::<GitUrl>()
-            .unwrap_err();
-        assert!(!error.to_string().contains("hunter2"));
-    }
 
     #[test]
     fn references() {

@@ -15,7 +15,7 @@ use crate::lock::{Access, Lock, TRY_AGAIN};
 use crate::mirror::{self, LockedMirror, Wanted};
 use crate::objects::{blocking, find_commit, open_mirror, require_subdir};
 use crate::origin::Origin;
-use crate::{Paths, SourceError, local};
+use crate::{Paths, SourceError, SourcePolicy, local};
 
 /// Is told how far a transfer or a checkout is.
 pub type Progress = Arc<dyn Fn(Amount) + Send + Sync>;
@@ -31,6 +31,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub struct SourceCache {
     paths: Paths,
     boot: String,
+    policy: Arc<SourcePolicy>,
 }
 
 /// A commit that is in the cache.
@@ -107,7 +108,15 @@ impl SourceCache {
         Ok(Self {
             paths,
             boot: boot.trim().to_owned(),
+            policy: Arc::default(),
         })
+    }
+
+    /// The same, fetching by this policy instead of the usual one.
+    #[must_use]
+    pub fn with_policy(mut self, policy: Arc<SourcePolicy>) -> Self {
+        self.policy = policy;
+        self
     }
 
     pub(crate) fn boot(&self) -> &str {
@@ -143,8 +152,8 @@ impl SourceCache {
         source: &SourceSpec,
         progress: &Progress,
     ) -> Result<Fetched, SourceError> {
-        let source = source.clone();
-        let request = blocking(move || request(&source)).await?;
+        let (source, policy) = (source.clone(), Arc::clone(&self.policy));
+        let request = blocking(move || request(&source, &policy)).await?;
         let used = self.paths.mirror_use(&request.origin.key);
         let mirror = Arc::new(Lock::acquire(&used, Access::Shared).await?);
         mirror.touch();
@@ -343,7 +352,7 @@ enum Looked {
     ToFetch(Box<Request>),
 }
 
-fn request(source: &SourceSpec) -> Result<Request, SourceError> {
+fn request(source: &SourceSpec, policy: &Arc<SourcePolicy>) -> Result<Request, SourceError> {
     let subdir = source.subdir.clone();
     match &source.location {
         SourceLocation::Local(path) => {
@@ -358,7 +367,11 @@ fn request(source: &SourceSpec) -> Result<Request, SourceError> {
             })
         }
         SourceLocation::Remote(url) => {
-            let origin = Origin::remote(url);
+            policy.check(url).map_err(|why| SourceError::Refused {
+                location: url.to_string(),
+                why,
+            })?;
+            let origin = Origin::remote(url, policy);
             let wanted = match &source.reference {
                 None => Wanted::Default,
                 Some(GitRef::Name(name)) if name == "HEAD" => Wanted::Default,

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use bryo_model::{CommitId, SubDir};
 use bryo_process::ProcessError;
 
+use crate::limits::ReachedLimit;
+use crate::policy::Refusal;
+
 /// Why a repository cannot be read at its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absence {
@@ -73,6 +76,32 @@ pub enum SourceError {
         subdir: SubDir,
         /// In which commit.
         commit: CommitId,
+    },
+    /// The policy does not allow to fetch from there.
+    #[error("{location}: {why}")]
+    Refused {
+        /// The address.
+        location: String,
+        /// Why; it names the key that decides.
+        why: Refusal,
+    },
+    /// A bound of the policy was reached.
+    #[error("{location}: {limit}")]
+    Limit {
+        /// The address.
+        location: String,
+        /// Which; it names the key that changes it.
+        limit: ReachedLimit,
+    },
+    /// The configured credential cannot be used.
+    #[error("the credential {name} for {location} cannot be used: {why}")]
+    Credential {
+        /// Its name in the configuration.
+        name: String,
+        /// The address.
+        location: String,
+        /// Why, without a word of it.
+        why: String,
     },
     /// The other side cannot be reached, or the connection broke. Another attempt may succeed.
     #[error("{location} could not be reached: {detail}")]
@@ -156,10 +185,10 @@ impl SourceError {
                     "run 'git init' and commit, or give the path or address of a repository".into(),
                 ),
                 Absence::AccessDenied => Some(
-                    "give git a way to authenticate: an ssh agent, ~/.netrc or GIT_ASKPASS".into(),
+                    "check the credential for this address ([source.credentials.NAME]); with own credentials (--own-credentials) also the ssh agent, ~/.netrc or GIT_ASKPASS".into(),
                 ),
                 Absence::UnknownHost => {
-                    Some("connect to the host once with 'ssh' and accept its key".into())
+                    Some("put its key into the file known-hosts of [source.credentials.NAME]; with own credentials connect to the host once with 'ssh' and accept its key".into())
                 }
             },
             Self::NotTheTop { path, top } => {
@@ -182,8 +211,11 @@ impl SourceError {
             Self::Corrupt { .. } => {
                 Some("the repository itself may be damaged: run 'git fsck' in it".into())
             }
-            Self::Program(_) => Some("install git".into()),
+            Self::Program(_) => Some("install git, and util-linux for prlimit".into()),
             Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Limit { .. }
+            | Self::Credential { .. }
             | Self::Sha256 { .. }
             | Self::RefusedTree { .. }
             | Self::Git { .. }

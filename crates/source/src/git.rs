@@ -2,8 +2,7 @@
 //!
 //! The environment is empty but for what is named here: no system, user or repository configuration that could start a
 //! program (hooks, filters, credential helpers, `uploadpack.packObjectsHook`), no prompt, one language, one transport.
-//! What the user's environment contributes is how to get out (proxies, certificate authorities) and how to prove who
-//! they are (ssh agent, `~/.ssh`, `~/.netrc`, `GIT_ASKPASS`).
+//! What it may reach, as whom, and how much it may take is the policy's to say; [`crate::session`] makes it so.
 //!
 //! Why no `transfer.fsckObjects`? It refuses old but honest repositories (zero-padded modes, broken time zones), and
 //! protects readers that we are not: the only reader on the host is libgit2, which checks every path itself when it
@@ -11,54 +10,41 @@
 //!
 //! Why `fetch.unpackLimit=1`? Loose objects arrive one by one, a commit before its trees; git that is killed in between
 //! leaves a commit that looks as if it were there. A pack becomes visible whole or not at all.
+//!
+//! Why `prlimit`? A bound that the kernel keeps holds from git's first instruction on and for everything that git starts;
+//! setting one between fork and exec would need `unsafe`.
 
 use std::path::Path;
 use std::time::Duration;
 
 use bryo_model::Amount;
-use bryo_process::Program;
+use bryo_process::{ProcessError, Program, find_program};
 
-use crate::Progress;
-use crate::SourceError;
-use crate::origin::{Origin, Ownership};
+use crate::limits::{ReachedLimit, SourceLimits};
+use crate::origin::Origin;
+use crate::session::Session;
+use crate::{Paths, Progress, SourceError};
 
-/// Git fetches without any bound but this. The bound that matters is the caller's, who drops the future.
+/// What comes from this host has no bound but this. The bound that matters is the caller's, who drops the future.
 const LONGEST_FETCH: Duration = Duration::from_secs(24 * 3600);
 
 /// `git fetch` writes nothing to standard output.
 const MOST_OUTPUT: usize = 1 << 20;
 
-/// Below 1000 bytes per second for this long, a transfer over http is given up.
-const LOW_SPEED: &str = "60";
-
 const FIXED: &[(&str, &str)] = &[
     ("core.hooksPath", "/dev/null"),
-    ("credential.helper", ""),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
     ("fetch.unpackLimit", "1"),
     ("fetch.writeCommitGraph", "false"),
     ("protocol.version", "2"),
     ("http.followRedirects", "initial"),
-    ("http.lowSpeedLimit", "1000"),
-    ("http.lowSpeedTime", LOW_SPEED),
+    // What is larger goes through memory piece by piece.
+    ("core.bigFileThreshold", "32m"),
 ];
 
-/// The connection is given up when it cannot be made in half a minute or answers nothing for a minute.
-const SSH: &str =
-    "ssh -oBatchMode=yes -oConnectTimeout=30 -oServerAliveInterval=15 -oServerAliveCountMax=4";
-
+/// How to verify servers: the same for whoever asks.
 const INHERITED: &[&str] = &[
-    "HOME",
-    "SSH_AUTH_SOCK",
-    "GIT_ASKPASS",
-    "http_proxy",
-    "https_proxy",
-    "HTTPS_PROXY",
-    "no_proxy",
-    "NO_PROXY",
-    "all_proxy",
-    "ALL_PROXY",
     "GIT_SSL_CAINFO",
     "GIT_SSL_CAPATH",
     "SSL_CERT_FILE",
@@ -67,68 +53,107 @@ const INHERITED: &[&str] = &[
 ];
 
 /// The recipe for git in one repository of ours, talking to one origin.
-fn program(mirror: &Path, origin: &Origin, global_config: &Path) -> Program {
-    let mut git = Program::new("git").dir(mirror);
+fn program(mirror: &Path, origin: &Origin, session: &Session) -> Program {
+    let mut git = match origin.limits() {
+        Some(limits) => bounded(&limits),
+        None => Program::new("git"),
+    };
+    git = git.dir(mirror);
     for (name, value) in FIXED {
         git = git.arg("-c").arg(format!("{name}={value}"));
     }
     for name in INHERITED {
         git = git.inherit(name);
     }
-    git.arg("--git-dir=.")
+    git = git
+        .arg("--git-dir=.")
         .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", global_config)
+        .env("GIT_CONFIG_GLOBAL", &session.config)
         .env("GIT_ATTR_NOSYSTEM", "1")
         .env("GIT_NO_LAZY_FETCH", "1")
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("GIT_ALLOW_PROTOCOL", origin.protocols)
-        .env("GIT_SSH_COMMAND", SSH)
-        .env("LC_ALL", "C")
+        .env("LC_ALL", "C");
+    for (name, value) in &session.env {
+        git = git.env(name, value);
+    }
+    git
+}
+
+/// Git with bounds that the kernel keeps: no file is larger than what may be received, no process needs more memory.
+fn bounded(limits: &SourceLimits) -> Program {
+    // Without it the program that is missing would be the other one's to tell.
+    let Some(git) = find_program("git") else {
+        return Program::new("git");
+    };
+    Program::new("prlimit")
+        .arg(format!("--fsize={}", limits.bytes))
+        .arg(format!("--data={}", limits.memory))
+        .arg("--core=0")
+        .arg("--")
+        .arg(git)
 }
 
 /// Fetches refspecs into a mirror that the caller has locked.
 ///
 /// # Errors
 ///
-/// What git meant when it failed; see [`crate::git_failure`].
+/// What the policy refuses, which bound was reached, and else what git meant when it failed; see [`crate::git_failure`].
 pub(crate) async fn fetch(
     mirror: &Path,
     origin: &Origin,
+    paths: &Paths,
     refspecs: &[String],
     progress: &Progress,
 ) -> Result<(), SourceError> {
-    let safe = mirror.join("bryo-safe-directory");
-    let global_config = match origin.ownership {
-        Ownership::Checked => Path::new("/dev/null"),
-        Ownership::DeclaredSafe => {
-            // Read by this git and by the upload-pack that it starts, which touch nothing but this one source.
-            std::fs::write(&safe, "[safe]\n\tdirectory = *\n").map_err(SourceError::io(&safe))?;
-            &safe
+    let session = Session::open(mirror, origin, paths).await?;
+    let mut git = program(mirror, origin, &session).args([
+        "fetch",
+        "--progress",
+        "--prune",
+        "--no-tags",
+        "--no-auto-maintenance",
+        "--no-recurse-submodules",
+        "--no-write-fetch-head",
+        "--update-shallow",
+    ]);
+    if let Some(depth) = origin.depth() {
+        git = git.arg(format!("--depth={depth}"));
+    }
+    let git = git.arg("--").arg(&origin.address).args(refspecs);
+    let mut meter = Meter::new(progress);
+    let limits = origin.limits();
+    let longest = limits.map_or(LONGEST_FETCH, |limits| limits.timeout);
+    let activity = &session.activity;
+    let running = git.finish_watched(b"", MOST_OUTPUT, longest, |piece| {
+        activity.seen();
+        meter.feed(piece);
+    });
+    let silent = async {
+        match limits {
+            Some(limits) => activity.silent_for(limits.stall).await,
+            None => std::future::pending().await,
         }
     };
-    let git = program(mirror, origin, global_config)
-        .args([
-            "fetch",
-            "--progress",
-            "--prune",
-            "--no-tags",
-            "--no-auto-maintenance",
-            "--no-recurse-submodules",
-            "--no-write-fetch-head",
-            "--update-shallow",
-            "--",
-        ])
-        .arg(&origin.address)
-        .args(refspecs);
-    let mut meter = Meter::new(progress);
-    let done = git
-        .finish_watched(b"", MOST_OUTPUT, LONGEST_FETCH, |piece| meter.feed(piece))
-        .await
-        .map_err(SourceError::Program)?;
-    if done.status.success() {
-        Ok(())
-    } else {
-        Err(origin.failure(&done.stderr))
+    let reached = |limit| SourceError::Limit {
+        location: origin.location.clone(),
+        limit,
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = running => ended,
+        () = silent => {
+            let stall = limits.map_or(LONGEST_FETCH, |limits| limits.stall);
+            return Err(reached(ReachedLimit::Stall(stall)));
+        }
+    };
+    match ended {
+        Ok(done) if done.status.success() => Ok(()),
+        Ok(done) => Err(session
+            .trouble(origin)
+            .unwrap_or_else(|| origin.failure(&done.stderr))),
+        Err(ProcessError::Deadline { after, .. }) => Err(reached(ReachedLimit::Timeout(after))),
+        Err(other) => Err(SourceError::Program(other)),
     }
 }
 
@@ -196,13 +221,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_environment_cannot_bring_configuration_along() {
-        let origin = Origin::remote(&"https://h/x".parse().unwrap());
-        let shown = format!(
-            "{:?}",
-            program(Path::new("/m"), &origin, Path::new("/dev/null"))
-        );
+    #[tokio::test]
+    async fn the_environment_cannot_bring_configuration_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path().to_owned());
+        let origin = Origin::remote(&"https://h/x".parse().unwrap(), &Arc::default());
+        let session = Session::open(dir.path(), &origin, &paths).await.unwrap();
+        let shown = format!("{:?}", program(Path::new("/m"), &origin, &session));
         for needed in [
             "GIT_CONFIG_NOSYSTEM=",
             "GIT_CONFIG_GLOBAL=",
@@ -211,9 +236,13 @@ mod tests {
             "LC_ALL=",
             "core.hooksPath=/dev/null",
             "gc.auto=0",
+            "--fsize=",
+            "--data=",
         ] {
             assert!(shown.contains(needed), "{needed} in {shown}");
         }
-        assert!(!shown.contains("XDG_CONFIG_HOME"));
+        for kept_out in ["XDG_CONFIG_HOME", "SSH_AUTH_SOCK", "GIT_ASKPASS", "socks5h"] {
+            assert!(!shown.contains(kept_out), "{kept_out} in {shown}");
+        }
     }
 }

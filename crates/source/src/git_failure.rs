@@ -17,12 +17,15 @@ pub(crate) enum GitFailure {
     NotARepository,
     RefMissing,
     Unreachable,
+    /// The kernel let a file grow no further.
+    FileTooLarge,
+    NoMemory,
     Other,
 }
 
 use GitFailure::{
-    AccessDenied, Corrupt, DiskFull, Foreign, NotARepository, NotFound, Other, RefMissing, Sha256,
-    UnknownHost, Unreachable,
+    AccessDenied, Corrupt, DiskFull, FileTooLarge, Foreign, NoMemory, NotARepository, NotFound,
+    Other, RefMissing, Sha256, UnknownHost, Unreachable,
 };
 
 /// In order: the first sentence that is found decides, the more exact before the more general.
@@ -31,6 +34,12 @@ const OWN: &[(&str, GitFailure)] = &[
     ("repository corruption on the remote side", Other),
     ("No space left on device", DiskFull),
     ("Disk quota exceeded", DiskFull),
+    // SIGXFSZ, and EFBIG for who ignores it.
+    ("died of signal 25", FileTooLarge),
+    ("File too large", FileTooLarge),
+    ("Out of memory, ", NoMemory),
+    ("Cannot allocate memory", NoMemory),
+    ("unable to create thread", NoMemory),
     ("mismatched algorithms", Sha256),
     ("unsupported object format", Sha256),
     ("detected dubious ownership", Foreign),
@@ -292,6 +301,14 @@ mod tests {
         (
             "fatal: unable to access 'https://example.org/x/': The requested URL returned error: 502\n",
             Unreachable,
+        ),
+        (
+            "error: index-pack died of signal 25\nfatal: fetch-pack: invalid index-pack output\n",
+            FileTooLarge,
+        ),
+        (
+            "fatal: Out of memory, malloc failed (tried to allocate 4294967297 bytes)\nfatal: fetch-pack: invalid index-pack output\n",
+            NoMemory,
         ),
         ("fatal: something nobody has seen before\n", Other),
         ("", Other),

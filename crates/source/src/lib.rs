@@ -8,6 +8,8 @@
 //! Where to look:
 //! - [`Paths`] draws the cache on disk;
 //! - `mirror` and `git` are the way in, `git_failure` is where git's words become a cause;
+//! - `policy` says what may be fetched from, as whom and how much; `session` makes one fetch obey it, with `gateway` (https),
+//!   `ssh`, `credentials`, `private` and `limits`; `reach` knows which addresses are closed;
 //! - `inventory` lists what is there and removes what nobody uses;
 //! - `checkout` and `dot_git` are the tree, and the repository that `git log` finds inside it;
 //! - [`SourceError`] is every cause that a caller can do something about.
@@ -19,26 +21,40 @@
 //!
 //! It refuses to fetch submodules, LFS objects and SHA-256 repositories; the first two are told as notices.
 
+mod activity;
 mod cache;
 mod checkout;
+mod credentials;
 mod dot_git;
 mod error;
+mod gateway;
 mod git;
 mod git_failure;
 mod inventory;
+mod limits;
 mod local;
 mod lock;
 mod mirror;
 mod objects;
 mod origin;
 mod paths;
+mod policy;
+mod private;
+mod proxy;
+mod reach;
 mod refs;
+mod session;
+mod ssh;
 mod status;
 mod tracked;
 
 pub use cache::{Fetched, Progress, SourceCache};
 pub use checkout::Checkout;
+pub use credentials::{Credential, CredentialRule, SecretRef, UrlPrefix};
 pub use error::{Absence, SourceError};
+pub use limits::{ReachedLimit, SourceLimits};
 pub use paths::{Paths, RepositoryKey};
+pub use policy::{HostRule, Refusal, SourcePolicy};
+pub use reach::Closed;
 pub use status::uncommitted_changes;
 pub use tracked::tracked_files;

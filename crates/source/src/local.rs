@@ -37,6 +37,7 @@ pub(crate) fn find(path: &Path, reference: Option<&GitRef>) -> Result<Found, Sou
         protocols: "file",
         ownership: ownership(&repository, &common)?,
         stamp: Some(stamp(&common)),
+        remote: None,
     };
     let (commit, description) = resolve(&repository, &origin, reference)?;
     Ok(Found {

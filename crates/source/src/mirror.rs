@@ -171,7 +171,7 @@ impl<'a> LockedMirror<'a> {
     }
 
     async fn git(&self, refspecs: &[String], progress: &Progress) -> Result<(), SourceError> {
-        git::fetch(&self.path, self.origin, refspecs, progress).await
+        git::fetch(&self.path, self.origin, self.paths, refspecs, progress).await
     }
 
     /// What is wanted, if the mirror has it.

@@ -1,9 +1,12 @@
 //! Where a mirror gets its objects from, in the form that git takes.
 
 use std::ffi::OsString;
+use std::sync::Arc;
 
-use bryo_model::GitUrl;
+use bryo_model::{GitUrl, Scheme};
 
+use crate::limits::{ReachedLimit, SourceLimits};
+use crate::policy::SourcePolicy;
 use crate::{Absence, RepositoryKey, SourceError, git_failure};
 use git_failure::GitFailure;
 
@@ -20,6 +23,15 @@ pub(crate) struct Origin {
     pub(crate) ownership: Ownership,
     /// Local repositories: the state of its tags, see [`crate::local`].
     pub(crate) stamp: Option<String>,
+    /// Where it is behind an address; `None` for a path on this host, which needs no policy.
+    pub(crate) remote: Option<Remote>,
+}
+
+/// An address, and what holds for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Remote {
+    pub(crate) url: GitUrl,
+    pub(crate) policy: Arc<SourcePolicy>,
 }
 
 /// Whose a local repository is.
@@ -32,23 +44,39 @@ pub(crate) enum Ownership {
 }
 
 impl Origin {
-    pub(crate) fn remote(url: &GitUrl) -> Self {
-        let text = url.as_str();
+    /// The address must have passed [`SourcePolicy::check`].
+    pub(crate) fn remote(url: &GitUrl, policy: &Arc<SourcePolicy>) -> Self {
         // A redirect from http to https is an improvement, the other way round is not.
-        let protocols = match text.split_once("://") {
-            Some(("https", _)) => "https",
-            Some(("http", _)) => "http:https",
-            Some(("file", _)) => "file",
-            _ => "ssh",
+        let protocols = match url.scheme() {
+            Scheme::Https => "https",
+            Scheme::Http => "http:https",
+            Scheme::File => "file",
+            Scheme::Ssh => "ssh",
         };
-        Self {
-            key: RepositoryKey::of_url(url),
-            location: text.to_owned(),
-            address: text.into(),
+        let mut origin = Self {
+            key: RepositoryKey::of_url(url, &policy.identity(url), None),
+            location: url.to_string(),
+            address: url.as_str().into(),
             protocols,
             ownership: Ownership::Checked,
             stamp: None,
-        }
+            remote: Some(Remote {
+                url: url.clone(),
+                policy: Arc::clone(policy),
+            }),
+        };
+        origin.key = RepositoryKey::of_url(url, &policy.identity(url), origin.depth());
+        origin
+    }
+
+    /// The bounds of a fetch from there.
+    pub(crate) fn limits(&self) -> Option<SourceLimits> {
+        self.remote.as_ref().map(|remote| remote.policy.limits)
+    }
+
+    /// How many commits of history are fetched, where it is not all.
+    pub(crate) fn depth(&self) -> Option<u32> {
+        self.remote.as_ref()?.policy.depth
     }
 
     /// What git's failure at this address is for the caller.
@@ -59,6 +87,16 @@ impl Origin {
             why,
         };
         let detail = || git_failure::detail(stderr);
+        let limit = |of: fn(SourceLimits) -> ReachedLimit| match self.limits() {
+            Some(limits) => SourceError::Limit {
+                location: self.location.clone(),
+                limit: of(limits),
+            },
+            None => SourceError::Git {
+                location: self.location.clone(),
+                detail: detail(),
+            },
+        };
         match git_failure::classify(stderr) {
             GitFailure::DiskFull => SourceError::DiskFull {
                 path: self.location.clone().into(),
@@ -78,6 +116,8 @@ impl Origin {
                 location,
                 detail: detail(),
             },
+            GitFailure::FileTooLarge => limit(|limits| ReachedLimit::Bytes(limits.bytes)),
+            GitFailure::NoMemory => limit(|limits| ReachedLimit::Memory(limits.memory)),
             GitFailure::Other => SourceError::Git {
                 location,
                 detail: detail(),
@@ -100,7 +140,8 @@ mod tests {
 
     #[test]
     fn git_may_speak_what_the_address_says_and_nothing_else() {
-        let protocols = |url: &str| Origin::remote(&url.parse().unwrap()).protocols;
+        let policy = Arc::default();
+        let protocols = |url: &str| Origin::remote(&url.parse().unwrap(), &policy).protocols;
         assert_eq!(protocols("https://h/x"), "https");
         assert_eq!(protocols("http://h/x"), "http:https");
         assert_eq!(protocols("ssh://git@h/x"), "ssh");

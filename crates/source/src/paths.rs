@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use bryo_model::{CommitId, GitUrl};
 use sha2::{Digest, Sha256};
 
+use crate::credentials::Identity;
+
 /// The directory scheme below the cache's root.
 ///
 /// ```text
@@ -22,6 +24,8 @@ use sha2::{Digest, Sha256};
 ///       bryo-stamp                 local repositories: the state of the source's tags at the last fetch
 ///       bryo-fetching              present while git writes; found at a start, it tells that leftovers are to be removed
 ///     <key>.new/, <key>.old/       a mirror being made, one being removed
+///   private/                       what git must be told and nobody else may know, where there is no better place
+///     <pid>-<number>/              of one fetch; removed at its end
 ///   checkouts/
 ///     <key>/<commit>/
 ///       lock                       flock: exclusive to make or remove it, shared while a job uses it; dated with the
@@ -45,12 +49,16 @@ pub struct Paths {
 pub struct RepositoryKey(String);
 
 impl RepositoryKey {
-    pub(crate) fn of_url(url: &GitUrl) -> Self {
-        Self::new(b"url", url.as_str().as_bytes())
+    /// One repository has a mirror for each who asks and for each depth of its history.
+    pub(crate) fn of_url(url: &GitUrl, identity: &Identity, depth: Option<u32>) -> Self {
+        let depth = depth.map(|depth| depth.to_string()).unwrap_or_default();
+        let address = url.normalised();
+        let parts = [address.as_str(), &identity.text(), &depth];
+        Self::new(b"url", &parts.map(str::as_bytes))
     }
 
     pub(crate) fn of_path(canonical: &Path) -> Self {
-        Self::new(b"path", canonical.as_os_str().as_bytes())
+        Self::new(b"path", &[canonical.as_os_str().as_bytes()])
     }
 
     /// One that stands in the cache.
@@ -58,11 +66,15 @@ impl RepositoryKey {
         Self(name.to_owned())
     }
 
-    fn new(kind: &[u8], address: &[u8]) -> Self {
+    /// The first part is what people recognise. No part has a NUL in it.
+    fn new(kind: &[u8], parts: &[&[u8]]) -> Self {
         let mut hash = Sha256::new();
-        for part in [kind, b"\0", address] {
+        hash.update(kind);
+        for part in parts {
+            hash.update(b"\0");
             hash.update(part);
         }
+        let address = parts.first().copied().unwrap_or_default();
         let mut name = recognisable(&String::from_utf8_lossy(address));
         name.push('-');
         for byte in &hash.finalize()[..16] {
@@ -117,6 +129,10 @@ impl Paths {
         self.root.join("mirrors")
     }
 
+    pub(crate) fn private(&self) -> PathBuf {
+        self.root.join("private")
+    }
+
     /// The directory of all checkouts.
     #[must_use]
     pub fn checkouts(&self) -> PathBuf {
@@ -160,12 +176,33 @@ mod tests {
 
     #[test]
     fn a_key_is_recognisable_and_differs_with_the_address() {
-        let key = |url: &str| RepositoryKey::of_url(&url.parse().unwrap()).to_string();
+        let of = |url: &str, identity, depth| {
+            RepositoryKey::of_url(&url.parse().unwrap(), &identity, depth).to_string()
+        };
+        let key = |url: &str| of(url, Identity::Anonymous, None);
         let a = key("https://example.org/org/repo.git");
         assert!(a.starts_with("repo-") && a.len() == 5 + 32, "{a}");
         assert_ne!(a, key("https://example.org/other/repo.git"));
         assert!(key("git@example.org:thing").starts_with("thing-"));
-        assert!(key("https://example.org/..").starts_with("__-"));
+        assert_eq!(a, key("https://Example.org:443/org/repo/"));
+        let others = [
+            Identity::Own,
+            Identity::Rule("x".into()),
+            Identity::Rule("y".into()),
+        ];
+        let mut keys = others
+            .map(|who| of("https://example.org/org/repo", who, None))
+            .to_vec();
+        keys.push(of(
+            "https://example.org/org/repo",
+            Identity::Anonymous,
+            Some(1),
+        ));
+        keys.push(a);
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), 5, "{keys:?}");
+        assert!(key("https://example.org/...").starts_with("___-"));
         let path = |p: &str| RepositoryKey::of_path(Path::new(p)).to_string();
         assert!(path("/srv/docs/.git").starts_with("docs-"));
         assert!(path("/").starts_with("repository-"));

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use bryo_model::{Ceiling, Destination};
+use bryo_model::{Ceiling, Destination, Scheme};
 use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
 
@@ -13,6 +13,7 @@ use crate::config::{self, Flags};
 pub(super) const LIMITS: &str = "Limits";
 pub(super) const NETWORK: &str = "Network";
 const HOST: &str = "Host";
+const SOURCE: &str = "Source";
 
 /// What this host gives to jobs.
 #[derive(Clone, Debug, clap::Args)]
@@ -67,6 +68,36 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true, help_heading = HOST)]
     plain_http: Option<bool>,
 
+    /// How a source may be reached, of https, ssh, file and http [default: https,ssh,file] [env: BRYO_SOURCE_PROTOCOLS]
+    #[arg(long, value_name = "PROTOCOL,...", value_delimiter = ',', help_heading = SOURCE)]
+    source_protocols: Option<Vec<Scheme>>,
+
+    /// Sources may come from these hosts only, for example git.example.org,*.example.net:8443,10.0.0.0/8
+    /// [env: BRYO_SOURCE_ALLOWED_HOSTS]
+    #[arg(long, value_name = "HOST,...", help_heading = SOURCE)]
+    source_allowed_hosts: Option<String>,
+
+    /// Sources may not come from these hosts [env: BRYO_SOURCE_DENIED_HOSTS]
+    #[arg(long, value_name = "HOST,...", help_heading = SOURCE)]
+    source_denied_hosts: Option<String>,
+
+    /// Sources may come from these addresses although they are loopback or link-local ones [env: BRYO_SOURCE_REACH]
+    #[arg(long, value_name = "ADDRESS[:PORT],...", value_delimiter = ',', help_heading = SOURCE)]
+    source_reach: Option<Vec<Destination>>,
+
+    /// Git gets your ssh agent and keys, ~/.netrc and GIT_ASKPASS where no configured credential is for the address
+    /// [default: true] [env: BRYO_OWN_CREDENTIALS]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true, help_heading = SOURCE)]
+    own_credentials: Option<bool>,
+
+    /// Certificates that sources over https are believed with, one PEM file [env: BRYO_SOURCE_CA_BUNDLE]
+    #[arg(long, value_name = "FILE", help_heading = SOURCE)]
+    source_ca_bundle: Option<PathBuf>,
+
+    /// Fetch only so many commits of a source's history [env: BRYO_SOURCE_DEPTH]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..), help_heading = SOURCE)]
+    source_depth: Option<u32>,
+
     /// Where mirrors, checkouts and images are kept [default: $XDG_CACHE_HOME/bryo] [env: BRYO_CACHE_DIR]
     #[arg(long, value_name = "DIR", help_heading = HOST)]
     cache_dir: Option<PathBuf>,
@@ -90,6 +121,11 @@ fn ceiling(text: &str) -> Result<String, String> {
         .map_err(|e| e.to_string())
 }
 
+fn joined<T: ToString>(all: Option<&[T]>) -> Option<String> {
+    let all: Vec<String> = all?.iter().map(ToString::to_string).collect();
+    Some(all.join(","))
+}
+
 impl HostArgs {
     /// What was given, in the words of the configuration.
     pub(crate) fn flags(&self) -> Flags {
@@ -98,10 +134,9 @@ impl HostArgs {
             RuntimeArg::Crun => "crun",
             RuntimeArg::Podman => "podman",
         });
-        let closed = self.closed.as_ref().map(|all| {
-            let all: Vec<String> = all.iter().map(ToString::to_string).collect();
-            all.join(",")
-        });
+        let closed = joined(self.closed.as_deref());
+        let protocols = joined(self.source_protocols.as_deref());
+        let reach = joined(self.source_reach.as_deref());
         Flags::default()
             .say(&config::RUNTIME, "--runtime", runtime)
             .say(&config::CLOSED, "--closed", closed)
@@ -119,6 +154,29 @@ impl HostArgs {
             .at_most(self.at_most.clone())
             .path(&config::AUTHFILE, "--authfile", self.authfile.as_deref())
             .say(&config::PLAIN_HTTP, "--plain-http", self.plain_http)
+            .say(&config::SOURCE_PROTOCOLS, "--source-protocols", protocols)
+            .say(
+                &config::SOURCE_ALLOWED_HOSTS,
+                "--source-allowed-hosts",
+                self.source_allowed_hosts.as_ref(),
+            )
+            .say(
+                &config::SOURCE_DENIED_HOSTS,
+                "--source-denied-hosts",
+                self.source_denied_hosts.as_ref(),
+            )
+            .say(&config::SOURCE_REACH, "--source-reach", reach)
+            .say(
+                &config::SOURCE_OWN_CREDENTIALS,
+                "--own-credentials",
+                self.own_credentials,
+            )
+            .path(
+                &config::SOURCE_CA_BUNDLE,
+                "--source-ca-bundle",
+                self.source_ca_bundle.as_deref(),
+            )
+            .say(&config::SOURCE_DEPTH, "--source-depth", self.source_depth)
             .path(&config::CACHE, "--cache-dir", self.cache_dir.as_deref())
             .path(&config::WORK, "--work-dir", self.work_dir.as_deref())
     }

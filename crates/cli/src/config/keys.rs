@@ -66,10 +66,17 @@ impl Key {
         }
         let base = WAYS.iter().find_map(|way| self.path.strip_suffix(way));
         let base = base.unwrap_or(self.path);
-        [&TOKEN, &S3_ACCESS_KEY, &S3_SECRET_KEY, &S3_SESSION_TOKEN]
-            .into_iter()
-            .map(|key| key.path)
-            .find(|path| *path == base)
+        [
+            TOKEN.path,
+            S3_ACCESS_KEY.path,
+            S3_SECRET_KEY.path,
+            S3_SESSION_TOKEN.path,
+            // Said by reference alone, so that no file with them is copied around.
+            "source.credentials.*.token",
+            "source.credentials.*.ssh-key",
+        ]
+        .into_iter()
+        .find(|path| *path == base)
     }
 }
 
@@ -199,6 +206,28 @@ keys! {
     MOST_TIMEOUT = Key::new("host.at-most.timeout", Kind::Time, Absent);
     MOST_SILENCE = Key::new("host.at-most.silence", Kind::Time, Absent);
     MOST_GRACE = Key::new("host.at-most.grace", Kind::Time, Absent);
+
+    SOURCE_PROTOCOLS = Key::new("source.protocols", Kind::Protocols, Is("https,ssh,file")).variable("BRYO_SOURCE_PROTOCOLS");
+    SOURCE_ALLOWED_HOSTS = Key::new("source.allowed-hosts", Kind::Hosts, Is("")).variable("BRYO_SOURCE_ALLOWED_HOSTS");
+    SOURCE_DENIED_HOSTS = Key::new("source.denied-hosts", Kind::Hosts, Is("")).variable("BRYO_SOURCE_DENIED_HOSTS");
+    SOURCE_REACH = Key::new("source.reach", Kind::Destinations, Is("")).variable("BRYO_SOURCE_REACH");
+    SOURCE_OWN_CREDENTIALS = Key::new("source.own-credentials", Kind::Flag, Found("true for bryo run, false for bryo agent")).variable("BRYO_OWN_CREDENTIALS");
+    SOURCE_CA_BUNDLE = Key::new("source.ca-bundle", Kind::Path, Found("the system's")).variable("BRYO_SOURCE_CA_BUNDLE");
+    SOURCE_DEPTH = Key::new("source.depth", Kind::Small, Absent).variable("BRYO_SOURCE_DEPTH");
+    SOURCE_TIMEOUT = Key::new("source.timeout", Kind::Time, Is("1h"));
+    SOURCE_STALL = Key::new("source.stall", Kind::Time, Is("2m"));
+    SOURCE_BYTES = Key::new("source.bytes", Kind::Size, Is("8g"));
+    SOURCE_MEMORY = Key::new("source.memory", Kind::Size, Is("2g"));
+    CREDENTIAL_URL = Key::new("source.credentials.*.url", Kind::UrlPrefix, Absent);
+    CREDENTIAL_USER = Key::new("source.credentials.*.user", Kind::Text, Is("git"));
+    CREDENTIAL_TOKEN_FILE = Key::new("source.credentials.*.token-file", Kind::Path, Absent);
+    CREDENTIAL_TOKEN_CREDENTIAL = Key::new("source.credentials.*.token-credential", Kind::Credential, Absent);
+    CREDENTIAL_TOKEN_ENV = Key::new("source.credentials.*.token-env", Kind::Variable, Absent);
+    CREDENTIAL_SSH_KEY_FILE = Key::new("source.credentials.*.ssh-key-file", Kind::Path, Absent);
+    CREDENTIAL_SSH_KEY_CREDENTIAL = Key::new("source.credentials.*.ssh-key-credential", Kind::Credential, Absent);
+    CREDENTIAL_SSH_KEY_ENV = Key::new("source.credentials.*.ssh-key-env", Kind::Variable, Absent);
+    CREDENTIAL_SSH_AGENT = Key::new("source.credentials.*.ssh-agent", Kind::Path, Absent);
+    CREDENTIAL_KNOWN_HOSTS = Key::new("source.credentials.*.known-hosts", Kind::Path, Absent);
 
     CACHE_BYTES = Key::new("cache.bytes", Kind::Size, Absent);
     CACHE_UNUSED = Key::new("cache.unused", Kind::Time, Is("720h"));

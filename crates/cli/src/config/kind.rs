@@ -11,8 +11,9 @@ use std::str::FromStr;
 use bryo_agent::Listen;
 use bryo_depot::CacheRule;
 use bryo_model::{
-    ByteSize, Cpus, Destination, EnvVar, ImageRef, StopSignal, Weight, parse_duration,
+    ByteSize, Cpus, Destination, EnvVar, ImageRef, Scheme, StopSignal, Weight, parse_duration,
 };
+use bryo_source::{HostRule, UrlPrefix};
 use toml::de::DeValue;
 use tracing_subscriber::filter::Targets;
 
@@ -50,6 +51,12 @@ pub(crate) enum Kind {
     Destinations,
     /// Rules of `Cache-Control`.
     CacheRules,
+    /// Ways to reach a repository.
+    Protocols,
+    /// Patterns of hosts, or networks.
+    Hosts,
+    /// The beginning of a repository's address.
+    UrlPrefix,
     /// An image.
     Image,
     /// The host of a registry.
@@ -131,6 +138,12 @@ impl Kind {
             Self::CacheRules => {
                 "a list of rules (for example [\"*.css: max-age=3600\"])".to_owned()
             }
+            Self::Protocols => "a list of https, ssh, file and http".to_owned(),
+            Self::Hosts => "a list of hosts (for example [\"git.example.org\"])".to_owned(),
+            Self::UrlPrefix => {
+                "the beginning of an address (for example \"https://git.example.org/org\")"
+                    .to_owned()
+            }
             Self::Image => "an image".to_owned(),
             Self::Registry => "a registry (for example \"docker.io\")".to_owned(),
             Self::Url | Self::Server => "an address (http:// or https://)".to_owned(),
@@ -152,7 +165,10 @@ impl Kind {
         let wrong = |found: &str| format!("expected {}, found {found}", self.wanted());
         match (self, said) {
             (Self::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
-            (Self::Texts | Self::Destinations | Self::CacheRules, DeValue::Array(items)) => {
+            (
+                Self::Texts | Self::Destinations | Self::CacheRules | Self::Protocols | Self::Hosts,
+                DeValue::Array(items),
+            ) => {
                 let texts = items.iter().map(|item| match item.get_ref() {
                     DeValue::String(text) => Ok(text.to_string()),
                     other => Err(wrong(&format!("a list with {}", name_of(other)))),
@@ -173,6 +189,8 @@ impl Kind {
                 | Self::Texts
                 | Self::Destinations
                 | Self::CacheRules
+                | Self::Protocols
+                | Self::Hosts
                 | Self::Count
                 | Self::Small,
                 other,
@@ -212,13 +230,14 @@ impl Kind {
                 let number = said.parse::<u32>().ok().filter(|n| *n > 0);
                 number.map(|n| Value::Number(n.into())).ok_or_else(bad)
             }
-            Self::Texts | Self::Destinations | Self::CacheRules => {
+            Self::Texts | Self::Destinations | Self::CacheRules | Self::Protocols | Self::Hosts => {
                 let items = said
                     .split(',')
                     .map(str::trim)
                     .filter(|item| !item.is_empty());
                 self.list(items.map(str::to_owned).collect())
             }
+            Self::UrlPrefix => parsed::<UrlPrefix>(said).map(|()| keep()),
             Self::Text => fits(!said.is_empty() && !said.contains(char::is_control)),
             Self::Word(words) => fits(words.contains(&said)),
             Self::Path => path(said, base).map(Value::Text),
@@ -263,6 +282,8 @@ impl Kind {
             match self {
                 Self::Destinations => parsed::<Destination>(item)?,
                 Self::CacheRules => drop(cache_rule(item)?),
+                Self::Protocols => parsed::<Scheme>(item)?,
+                Self::Hosts => parsed::<HostRule>(item)?,
                 _ if item.is_empty() => return Err("an empty text in the list".to_owned()),
                 _ => {}
             }

@@ -42,7 +42,9 @@ pub(crate) use settings::{AgentConfig, Places, Reader, SecretPlaces, hideable};
 /// The keys that options say.
 pub(crate) use keys::{
     APPARMOR_PROFILE, AUTHFILE, CA_BUNDLE, CACHE, CLOSED, CONTROL, HOST_NETWORK, LISTEN, LOG,
-    OWN_IDS, PASS_PROXY, PLAIN_HTTP, REACH_HOST, RUNTIME, SELINUX, SLOTS, STATE, WORK,
+    OWN_IDS, PASS_PROXY, PLAIN_HTTP, REACH_HOST, RUNTIME, SELINUX, SLOTS, SOURCE_ALLOWED_HOSTS,
+    SOURCE_CA_BUNDLE, SOURCE_DENIED_HOSTS, SOURCE_DEPTH, SOURCE_OWN_CREDENTIALS, SOURCE_PROTOCOLS,
+    SOURCE_REACH, STATE, WORK,
 };
 
 use effective::Effective;
@@ -56,7 +58,7 @@ pub(crate) const DOCUMENTED: &str = include_str!("../../../../config/etc/bryo/br
 /// Who asks: a command reads what it uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
-    /// `[host]` and `[cache]` alone, and what Bryo's own variables say about it.
+    /// `[host]`, `[source]` and `[cache]` alone, and what Bryo's own variables say about it.
     Run,
     /// Everything, doc-thor's variables too.
     Agent,
@@ -185,7 +187,10 @@ impl About {
     /// Whether this command uses what Bryo's own variables say about this key.
     fn reads(self, key: &Key) -> bool {
         match self {
-            Self::Run => key.path.starts_with("host.") || key.path.starts_with("cache."),
+            Self::Run => {
+                let tables = ["host.", "source.", "cache."];
+                tables.iter().any(|table| key.path.starts_with(table))
+            }
             Self::Agent => true,
             Self::Ask => key.path.starts_with("agent."),
         }

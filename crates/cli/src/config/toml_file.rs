@@ -126,6 +126,11 @@ impl Reader<'_> {
             ["feed", name] => name.parse::<FeedName>().err()?.to_string(),
             ["jobs", "env" | "secrets", name] => EnvVar::new(name, "").err()?.to_string(),
             ["jobs", "images", ""] => "the name of the image is empty".to_owned(),
+            ["source", "credentials", name]
+                if name.is_empty() || name.contains(char::is_control) =>
+            {
+                "the name of the credential is empty or has control characters in it".to_owned()
+            }
             _ => return None,
         };
         Some(Problem::at(self.origin(at), why))

@@ -1,12 +1,14 @@
 //! `[host]`: what this host gives to jobs, for `bryo run` and the agent alike.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bryo_engine::{NetworkSettings, Settings};
 use bryo_image::PullOptions;
 use bryo_model::{Ceiling, EnvVar, RuntimeKind};
 use bryo_sandbox::RuntimePlaces;
 
+use super::super::About;
 use super::super::fragment::Problem;
 use super::super::keys::{self, Key};
 use super::reader::Reader;
@@ -28,7 +30,7 @@ pub(crate) struct Places {
 
 impl Reader<'_> {
     /// The engine's settings; without a cache directory there are none.
-    pub(crate) fn host(&mut self, places: &Places) -> Option<Settings> {
+    pub(crate) fn host(&mut self, places: &Places, about: About) -> Option<Settings> {
         let ca_bundle = self.certificates(&keys::CA_BUNDLE, "");
         let network = NetworkSettings {
             host: self.flag(&keys::HOST_NETWORK),
@@ -47,6 +49,7 @@ impl Reader<'_> {
             _ => None,
         };
         let ceiling = self.ceiling();
+        let source = self.source(places, about);
         let (Some(cache), Some(work)) = (self.path(&keys::CACHE, ""), self.path(&keys::WORK, ""))
         else {
             self.no_directory(
@@ -81,6 +84,7 @@ impl Reader<'_> {
             own_ids: self.flag(&keys::OWN_IDS),
             apparmor: self.text(&keys::APPARMOR_PROFILE, ""),
             selinux: self.value(&keys::SELINUX, "").unwrap_or_default(),
+            source: Arc::new(source),
         })
     }
 

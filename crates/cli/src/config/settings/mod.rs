@@ -6,6 +6,7 @@ mod host;
 mod jobs;
 mod reader;
 mod secrets;
+mod source;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ pub(crate) use host::Places;
 pub(crate) use reader::Reader;
 pub(crate) use secrets::{SecretPlaces, hideable};
 
+use super::About;
 use super::address::Address;
 use super::fragment::Problem;
 use super::keys;
@@ -36,7 +38,7 @@ pub(crate) struct AgentConfig {
 impl Reader<'_> {
     /// What an agent needs, if nothing is missing and nothing is wrong. `file` is where a message says to write.
     pub(crate) fn agent(&mut self, places: &Places, file: &str) -> Option<AgentConfig> {
-        let engine = self.host(places);
+        let engine = self.host(places, About::Agent);
         let slots = self.count(&keys::SLOTS, "").unwrap_or(1);
         let feeds = self.feeds(file);
         let depot = self.s3();

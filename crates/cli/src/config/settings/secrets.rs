@@ -4,6 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
+use bryo_model::Secret;
+use bryo_source::SecretRef;
+
+use super::super::About;
 use super::super::environment::Environment;
 use super::super::files::permissions;
 use super::super::fragment::{Entry, Problem};
@@ -27,45 +31,60 @@ pub(crate) struct SecretPlaces<'a> {
 /// The keys that say one secret.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ways {
-    value: &'static Key,
+    /// The secret itself, where it may be said.
+    value: Option<&'static Key>,
     file: &'static Key,
     credential: &'static Key,
     variable: &'static Key,
 }
 
 pub(super) const TOKEN: Ways = Ways {
-    value: &keys::TOKEN,
+    value: Some(&keys::TOKEN),
     file: &keys::TOKEN_FILE,
     credential: &keys::TOKEN_CREDENTIAL,
     variable: &keys::TOKEN_ENV,
 };
 
 pub(super) const ACCESS_KEY: Ways = Ways {
-    value: &keys::S3_ACCESS_KEY,
+    value: Some(&keys::S3_ACCESS_KEY),
     file: &keys::S3_ACCESS_KEY_FILE,
     credential: &keys::S3_ACCESS_KEY_CREDENTIAL,
     variable: &keys::S3_ACCESS_KEY_ENV,
 };
 
 pub(super) const SECRET_KEY: Ways = Ways {
-    value: &keys::S3_SECRET_KEY,
+    value: Some(&keys::S3_SECRET_KEY),
     file: &keys::S3_SECRET_KEY_FILE,
     credential: &keys::S3_SECRET_KEY_CREDENTIAL,
     variable: &keys::S3_SECRET_KEY_ENV,
 };
 
 pub(super) const SESSION_TOKEN: Ways = Ways {
-    value: &keys::S3_SESSION_TOKEN,
+    value: Some(&keys::S3_SESSION_TOKEN),
     file: &keys::S3_SESSION_TOKEN_FILE,
     credential: &keys::S3_SESSION_TOKEN_CREDENTIAL,
     variable: &keys::S3_SESSION_TOKEN_ENV,
 };
 
 pub(super) const OF_JOBS: Ways = Ways {
-    value: &keys::JOB_SECRET_VALUE,
+    value: Some(&keys::JOB_SECRET_VALUE),
     file: &keys::JOB_SECRET_FILE,
     credential: &keys::JOB_SECRET_CREDENTIAL,
     variable: &keys::JOB_SECRET_ENV,
+};
+
+pub(super) const GIT_TOKEN: Ways = Ways {
+    value: None,
+    file: &keys::CREDENTIAL_TOKEN_FILE,
+    credential: &keys::CREDENTIAL_TOKEN_CREDENTIAL,
+    variable: &keys::CREDENTIAL_TOKEN_ENV,
+};
+
+pub(super) const GIT_SSH_KEY: Ways = Ways {
+    value: None,
+    file: &keys::CREDENTIAL_SSH_KEY_FILE,
+    credential: &keys::CREDENTIAL_SSH_KEY_CREDENTIAL,
+    variable: &keys::CREDENTIAL_SSH_KEY_ENV,
 };
 
 /// What became of a secret that was said.
@@ -107,10 +126,47 @@ impl Reader<'_> {
         }
     }
 
+    /// Where a credential for sources is. It is looked at in any case; who asks for an agent is told what is wrong with
+    /// it, and who asks for one job learns it when the job needs it: a credential of the agent's is not everybody's.
+    pub(super) fn secret_of_sources(
+        &mut self,
+        ways: Ways,
+        name: &str,
+        about: About,
+    ) -> Option<SecretRef> {
+        let (problems, notes) = (self.problems.len(), self.notes.len());
+        let (entry, value) = self.any_secret(ways, name)?;
+        if let Ok(value) = &value
+            && value.trim().is_empty()
+        {
+            self.wrong(&entry, "the secret is empty");
+        }
+        let mut told = self.problems[problems..].iter().map(ToString::to_string);
+        let mut noted = self.notes[notes..].iter().cloned();
+        let why = told.next().or_else(|| noted.next());
+        if about != About::Agent {
+            self.problems.truncate(problems);
+            self.notes.truncate(notes);
+        }
+        if let Some(why) = why {
+            return Some(SecretRef::Unavailable(why));
+        }
+        let text = self.text(entry.key, name).unwrap_or_default();
+        Some(if std::ptr::eq(entry.key, ways.file) {
+            SecretRef::File(text.into())
+        } else if std::ptr::eq(entry.key, ways.credential) {
+            SecretRef::File(self.secrets.credentials.clone()?.join(text))
+        } else {
+            SecretRef::Value(Secret::new(value.ok()?))
+        })
+    }
+
     fn any_secret(&mut self, ways: Ways, name: &str) -> Option<(Entry, Result<String, ()>)> {
-        let all = [ways.value, ways.file, ways.credential, ways.variable];
-        let entry = all
+        let references = [ways.file, ways.credential, ways.variable];
+        let entry = ways
+            .value
             .into_iter()
+            .chain(references)
             .find_map(|key| self.merged.said(key, name))
             .cloned()?;
         let text = self.text(entry.key, name).unwrap_or_default();

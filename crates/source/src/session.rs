@@ -1,0 +1,176 @@
+//! What surrounds git for one fetch: its configuration, its environment, its way out; all gone with it.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bryo_model::{Scheme, Secret};
+
+use crate::activity::Activity;
+use crate::credentials::{Credential, CredentialRule, store_line};
+use crate::gateway::{Gateway, Trouble};
+use crate::origin::{Origin, Ownership, Remote};
+use crate::private::Private;
+use crate::proxy::proxy_for;
+use crate::{Paths, SourceError, ssh};
+
+/// Of the user that Bryo runs as, for http.
+const OWN: [&str; 2] = ["HOME", "GIT_ASKPASS"];
+
+/// One fetch.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// The only configuration beside the command line's.
+    pub(crate) config: PathBuf,
+    pub(crate) env: Vec<(&'static str, OsString)>,
+    pub(crate) activity: Arc<Activity>,
+    gateway: Option<Gateway>,
+    _private: Option<Private>,
+}
+
+impl Session {
+    pub(crate) async fn open(
+        mirror: &Path,
+        origin: &Origin,
+        paths: &Paths,
+    ) -> Result<Self, SourceError> {
+        let mut session = Self {
+            config: PathBuf::from("/dev/null"),
+            env: Vec::new(),
+            activity: Arc::new(Activity::new()),
+            gateway: None,
+            _private: None,
+        };
+        let Some(remote) = &origin.remote else {
+            if origin.ownership == Ownership::DeclaredSafe {
+                // Read by this git and by the upload-pack that it starts, which touch nothing but this one source.
+                let safe = mirror.join("bryo-safe-directory");
+                std::fs::write(&safe, "[safe]\n\tdirectory = *\n")
+                    .map_err(SourceError::io(&safe))?;
+                session.config = safe;
+            }
+            return Ok(session);
+        };
+        if remote.url.scheme() == Scheme::File {
+            return Ok(session);
+        }
+        let root = remote.policy.private.clone();
+        let private = Private::make(&root.unwrap_or_else(|| paths.private())).await?;
+        // Where git and ssh look for what is the user's: nothing is there.
+        session.env.push(("HOME", private.path().into()));
+        match remote.url.scheme() {
+            Scheme::Ssh => session.by_ssh(remote, &private).await?,
+            Scheme::Https | Scheme::Http | Scheme::File => {
+                session.by_http(remote, &private).await?;
+            }
+        }
+        session._private = Some(private);
+        Ok(session)
+    }
+
+    async fn by_ssh(&mut self, remote: &Remote, private: &Private) -> Result<(), SourceError> {
+        let Remote { url, policy } = remote;
+        let rule = policy.credential(url);
+        let ssh = match rule {
+            None if policy.own_credentials => {
+                self.inherit("HOME");
+                ssh::own(policy, url).await?
+            }
+            rule => {
+                let credential = rule.map(|rule| (rule.name.as_str(), &rule.credential));
+                ssh::alone(policy, url, credential, private).await?
+            }
+        };
+        self.env.push(("GIT_SSH_COMMAND", ssh.command.into()));
+        self.env
+            .extend(ssh.agent.map(|socket| ("SSH_AUTH_SOCK", socket)));
+        Ok(())
+    }
+
+    async fn by_http(&mut self, remote: &Remote, private: &Private) -> Result<(), SourceError> {
+        let Remote { url, policy } = remote;
+        let mut config = Config::default();
+        // An empty helper forgets those before it.
+        config.section("credential").set("helper", "");
+        match policy.credential(url) {
+            Some(rule) => {
+                let file = private.write("credentials", &line(remote, rule)?)?;
+                let file = ssh::shell_quoted(&file.to_string_lossy());
+                config.set("helper", &format!("store --file={file}"));
+            }
+            None if policy.own_credentials => OWN.into_iter().for_each(|name| self.inherit(name)),
+            None => {}
+        }
+        config.section("http");
+        if let Some(bundle) = &policy.ca_bundle {
+            config.set("sslCAInfo", &bundle.to_string_lossy());
+        }
+        match proxy_for(url, |name| std::env::var(name).ok()) {
+            Some(proxy) => config.set("proxy", &proxy),
+            None => {
+                let gateway = Gateway::open(policy, &self.activity)
+                    .await
+                    .map_err(SourceError::io(Path::new("127.0.0.1")))?;
+                config.set("proxy", gateway.proxy().expose());
+                self.gateway = Some(gateway);
+            }
+        }
+        self.config = private.write("gitconfig", &Secret::new(config.text))?;
+        Ok(())
+    }
+
+    /// The caller's value, if there is one.
+    fn inherit(&mut self, name: &'static str) {
+        self.env.retain(|(known, _)| *known != name);
+        self.env
+            .extend(std::env::var_os(name).map(|value| (name, value)));
+    }
+
+    /// Why git failed, if it was our doing.
+    pub(crate) fn trouble(&self, origin: &Origin) -> Option<SourceError> {
+        let location = origin.location.clone();
+        Some(match self.gateway.as_ref()?.trouble()? {
+            Trouble::Refused(why) => SourceError::Refused { location, why },
+            Trouble::Reached(limit) => SourceError::Limit { location, limit },
+            Trouble::Unreachable(detail) => SourceError::Unreachable { location, detail },
+        })
+    }
+}
+
+fn line(remote: &Remote, rule: &CredentialRule) -> Result<Secret, SourceError> {
+    let unusable = |why| SourceError::Credential {
+        name: rule.name.clone(),
+        location: remote.url.to_string(),
+        why,
+    };
+    let Credential::Password { user, password } = &rule.credential else {
+        return Err(unusable("it is for ssh".to_owned()));
+    };
+    let password = password.read().map_err(unusable)?;
+    if password.is_empty() {
+        return Err(unusable("it is empty".to_owned()));
+    }
+    Ok(store_line(&remote.url, user, &password))
+}
+
+/// The text of a configuration of git.
+#[derive(Default)]
+struct Config {
+    text: String,
+}
+
+impl Config {
+    fn section(&mut self, name: &str) -> &mut Self {
+        let _ = writeln!(self.text, "[{name}]");
+        self
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        let value = value
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n");
+        let _ = writeln!(self.text, "\t{name} = \"{value}\"");
+    }
+}
