@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -69,6 +70,13 @@ pub(crate) struct Resolved {
 /// The file that shows a mirror's refs to a checkout.
 pub(crate) fn refs_file(mirror: &Path) -> PathBuf {
     mirror.join(REFS)
+}
+
+/// What tells a mirror from one that was made again in its place: its configuration is written once.
+pub(crate) fn mark(mirror: &Path) -> Option<String> {
+    let meta = fs::metadata(mirror.join("config")).ok()?;
+    let (seconds, nanos) = (meta.mtime(), meta.mtime_nsec());
+    Some(format!("{}.{seconds}.{nanos:09}", meta.ino()))
 }
 
 /// Whether the mirror was last fetched in this state of its source's tags.

@@ -15,4 +15,6 @@ mod remote;
 #[cfg(test)]
 mod speed;
 #[cfg(test)]
+mod submodules;
+#[cfg(test)]
 mod trouble;

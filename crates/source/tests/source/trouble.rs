@@ -130,7 +130,7 @@ fn writable(path: &Path) -> fs::File {
 }
 
 /// Leaves header and length of each pack, and no object.
-fn spoil_packs(mirror: &Path) {
+pub(crate) fn spoil_packs(mirror: &Path) {
     for pack in packs(mirror) {
         let mut bytes = fs::read(&pack).unwrap();
         let end = bytes.len() - 20;
