@@ -176,5 +176,6 @@ fn settings(places: &Path, runtime: RuntimeKind) -> Settings {
         own_ids: false,
         apparmor: None,
         selinux: Selinux::Auto,
+        source: std::sync::Arc::default(),
     }
 }

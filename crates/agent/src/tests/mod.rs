@@ -178,6 +178,7 @@ pub(crate) fn engine_settings(dir: &Path) -> Settings {
         own_ids: false,
         apparmor: None,
         selinux: Selinux::Off,
+        source: Arc::default(),
     }
 }
 

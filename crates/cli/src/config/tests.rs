@@ -37,7 +37,13 @@ fn the_documented_file_has_every_key_with_its_real_default() {
     for way in ["", ways[0], ways[1], ways[2]] {
         let kept = |line: &&str| {
             let word = line.split(" =").next().unwrap_or_default();
-            let secret = ["token", "access-key", "secret-key", "session-token", "ssh-key"];
+            let secret = [
+                "token",
+                "access-key",
+                "secret-key",
+                "session-token",
+                "ssh-key",
+            ];
             let secret = secret
                 .iter()
                 .find_map(|base| word.strip_prefix(base))

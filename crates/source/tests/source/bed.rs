@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bryo_model::{Amount, SourceSpec};
-use bryo_source::{Checkout, Fetched, Progress, SourceCache, SourceError};
+use bryo_model::{Amount, Scheme, SourceSpec};
+use bryo_source::{Checkout, Fetched, Progress, SourceCache, SourceError, SourcePolicy};
 use tempfile::TempDir;
 
 /// No step of a story takes longer unless something is wrong.
@@ -30,7 +30,7 @@ impl Bed {
     }
 
     pub(crate) fn cache(&self) -> SourceCache {
-        SourceCache::open(&self.path("cache")).unwrap()
+        open(&self.path("cache"))
     }
 
     /// A repository with two commits on `main`, an annotated tag on the first, and a branch `dev`.
@@ -46,6 +46,22 @@ impl Bed {
         write(&repo, "README.md", "two\n");
         commit(&repo, "second");
         repo
+    }
+}
+
+/// A cache that may fetch from the servers of the stories.
+pub(crate) fn open(root: &Path) -> SourceCache {
+    SourceCache::open(root)
+        .unwrap()
+        .with_policy(Arc::new(on_loopback()))
+}
+
+/// Plain http, and this host.
+pub(crate) fn on_loopback() -> SourcePolicy {
+    SourcePolicy {
+        protocols: Scheme::ALL.into(),
+        reach: vec!["127.0.0.0/8".parse().unwrap()],
+        ..SourcePolicy::default()
     }
 }
 

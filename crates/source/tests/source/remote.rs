@@ -1,9 +1,11 @@
 //! Repositories behind an address.
 
 use bryo_model::Amount;
-use bryo_source::{Absence, SourceCache, SourceError};
+use bryo_source::{Absence, SourceError};
 
-use crate::bed::{Bed, build, commit, fetch, git, git_in, head, mirror, recorded, source, write};
+use crate::bed::{
+    Bed, build, commit, fetch, git, git_in, head, mirror, open, recorded, source, write,
+};
 use crate::http::{Manner, Server};
 
 #[tokio::test]
@@ -63,7 +65,7 @@ async fn references_of_any_kind() {
         format!("file://{}", repo.display()),
     ];
     for (n, url) in urls.iter().enumerate() {
-        let cache = SourceCache::open(&bed.path(&format!("cache-{n}"))).unwrap();
+        let cache = open(&bed.path(&format!("cache-{n}")));
         for (name, commit) in [
             ("dev", &first),
             ("refs/heads/dev", &first),

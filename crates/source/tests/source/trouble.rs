@@ -33,7 +33,11 @@ async fn a_server_that_hangs_is_left_at_once() {
     drop(hanging);
     assert!(start.elapsed() < PROMPTLY, "{:?}", start.elapsed());
     // The connection ends because git has ended, not because anybody asked.
-    server.wait_for_hang_up();
+    let server = tokio::task::spawn_blocking(move || {
+        server.wait_for_hang_up();
+        server
+    });
+    let server = server.await.unwrap();
 
     server.behave(Manner::Honest);
     fetch(&cache, &spec).await.unwrap();
