@@ -16,6 +16,7 @@ use bryo_model::CommitId;
 use crate::{SourceError, mirror};
 
 /// `checkStat = minimal` and `trustctime = false`: inode, owner and device are different inside a user namespace.
+/// `active = .`: git would learn which submodules are there from their addresses, and these are not named.
 const CONFIG: &str = "\
 [core]
 \trepositoryformatversion = 0
@@ -28,6 +29,8 @@ const CONFIG: &str = "\
 \tauto = 0
 [maintenance]
 \tauto = false
+[submodule]
+\tactive = .
 ";
 
 /// Where the repository of one part of a tree is, from the tree's top.

@@ -202,11 +202,11 @@ impl<'a> LockedMirror<'a> {
         Ok(self.origin.ref_missing(wanted.words(), existing))
     }
 
-    /// Makes the mirror if there is none, and clears what a killed git left.
+    /// Makes the mirror if there is none, clears what a killed git left, and looks for damage.
     async fn make_ready(&self) -> Result<(), SourceError> {
         let new = self.paths.mirror_new(&self.origin.key);
         let old = self.paths.mirror_old(&self.origin.key);
-        self.at_work(move |path, _| {
+        self.at_work(move |path, origin| {
             remove_all(&old)?;
             if !path.exists() {
                 return make(path, &new);
@@ -214,7 +214,8 @@ impl<'a> LockedMirror<'a> {
             if path.join(FETCHING).exists() {
                 clear_leftovers(path)?;
             }
-            Ok(())
+            let repository = open_mirror(path, &origin.location)?;
+            refs::check(&repository, &origin.location)
         })
         .await
     }

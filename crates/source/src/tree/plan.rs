@@ -242,10 +242,8 @@ fn kind(mode: i32) -> Option<Kind> {
 
 /// libgit2 reads an object that it cannot make sense of with this class, and a missing or damaged one with another.
 fn is_malformed(error: &git2::Error) -> bool {
-    matches!(
-        error.class(),
-        git2::ErrorClass::Tree | git2::ErrorClass::Object
-    )
+    use git2::ErrorClass::{Invalid, Object, Tree};
+    matches!(error.class(), Tree | Object | Invalid)
 }
 
 fn is_attributes(entry: &Entry) -> bool {

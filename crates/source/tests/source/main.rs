@@ -5,6 +5,10 @@ mod bed;
 #[cfg(test)]
 mod collecting;
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod http;
@@ -16,5 +20,7 @@ mod remote;
 mod speed;
 #[cfg(test)]
 mod submodules;
+#[cfg(test)]
+mod together;
 #[cfg(test)]
 mod trouble;

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use bryo_model::{CachedKind, Scheme};
 use bryo_source::{Absence, Checkout, SourceCache, SourceError, SourcePolicy};
+use git2::Repository;
 
 use crate::bed::{
     Bed, build, commit, fetch, git, git_command, head, inode, on_loopback, silent, source, write,
 };
+use crate::hostile::raw_commit;
 use crate::http::{Manner, Server};
 
 /// Adds a submodule as git does, by an address that git itself need not reach.
@@ -110,12 +112,9 @@ async fn git_works_in_each_of_them() {
     let (_, checkout) = build(&cache, &source(project.url(), None)).await;
     let tree = as_mounted(&project.bed, &checkout, "mounted");
     assert_eq!(git(&tree, &["status", "--porcelain"]), "");
-    assert_eq!(
-        git(&tree, &["submodule", "status", "--recursive"])
-            .lines()
-            .count(),
-        3
-    );
+    let status = git(&tree, &["submodule", "status", "--recursive"]);
+    let current = |line: &&str| !line.starts_with(['-', '+', 'U']);
+    assert_eq!(status.lines().filter(current).count(), 3, "{status}");
     for module in checkout.submodules() {
         let at = tree.join(module.path());
         assert_eq!(head(&at), module.commit().as_str());
@@ -201,10 +200,8 @@ async fn a_password_in_gitmodules_is_not_repeated() {
 #[tokio::test]
 async fn addresses_that_are_not_followed() {
     for (url, why) in [
-        (
-            "ext::sh -c 'touch /tmp/bryo-pwned'",
-            "not a supported source",
-        ),
+        ("ext::sh -c 'touch /tmp/bryo-pwned'", "white space"),
+        ("ext::id", "not a supported source"),
         ("git://example.org/x", "not a supported source"),
         ("/srv/secret.git", "not a supported source"),
         ("file:///srv/secret.git", "file"),
@@ -384,8 +381,8 @@ async fn a_gitmodules_that_is_a_trap_is_refused() {
     }
     let bed = Bed::new();
     let app = bed.repository("app");
-    std::os::unix::fs::symlink("/etc/passwd", app.join(".gitmodules")).unwrap();
-    commit(&app, "link");
+    let target = Repository::open(&app).unwrap().blob(b"/etc/passwd");
+    raw_commit(&app, &[("120000", ".gitmodules", target.unwrap())]);
     let error = fetch(&bed.cache(), &source(&app, None)).await.unwrap_err();
     assert!(error.to_string().contains("it is not a file"), "{error}");
 }
@@ -459,16 +456,15 @@ async fn a_tree_of_an_earlier_version_is_made_again() {
     let project = Project::new();
     let cache = project.bed.cache();
     let (_, checkout) = build(&cache, &source(project.url(), None)).await;
-    let (tree, before) = (checkout.tree().to_owned(), inode(checkout.tree()));
+    let tree = checkout.tree().to_owned();
     drop(checkout);
     let marker = tree.with_file_name("ready");
     let text = fs::read_to_string(&marker).unwrap();
     assert!(text.starts_with("{\"version\":2,"), "{text}");
     fs::write(&marker, text.replacen(":2,", ":1,", 1)).unwrap();
     fs::remove_dir_all(tree.join("libs/one")).unwrap();
-    let (_, again) = build(&cache, &source(project.url(), None)).await;
+    drop(build(&cache, &source(project.url(), None)).await);
     assert!(tree.join("libs/one/README.md").exists());
-    assert_ne!(inode(again.tree()), before);
 }
 
 #[tokio::test]
