@@ -43,6 +43,7 @@ pub struct SourceCache {
 /// A commit that is in the cache, with its submodules.
 #[derive(Clone, Debug)]
 pub struct Fetched {
+    origin: Origin,
     commit: CommitId,
     description: String,
     was_cached: bool,
@@ -76,6 +77,10 @@ impl Fetched {
     #[must_use]
     pub fn was_cached(&self) -> bool {
         self.was_cached
+    }
+
+    pub(crate) fn hold(&self) -> Arc<Lock> {
+        Arc::clone(&self.mirror)
     }
 
     /// What the user should know about the fetch.
@@ -147,7 +152,7 @@ impl SourceCache {
         &self.boot
     }
 
-    fn bounds(&self) -> Bounds {
+    pub(crate) fn bounds(&self) -> Bounds {
         Bounds {
             entries: MOST_ENTRIES,
             bytes: self.policy.limits.bytes,
@@ -206,6 +211,7 @@ impl SourceCache {
             }
         };
         let mut fetched = Fetched {
+            origin: got.origin,
             commit: got.commit,
             description: got.description,
             was_cached: got.was_cached,
@@ -401,12 +407,7 @@ impl SourceCache {
         gathered: &Arc<Gathered>,
         progress: &Progress,
     ) -> Result<Result<(), NotMade>, SourceError> {
-        let keys: BTreeSet<&RepositoryKey> =
-            gathered.contents.parts.iter().map(|(key, _)| key).collect();
-        let mut steady = Vec::new();
-        for key in keys {
-            steady.push(Lock::acquire(&self.paths.mirror_lock(key), Access::Shared).await?);
-        }
+        let steady = self.steady(gathered).await?;
         let (place, boot, progress) = (place.clone(), self.boot.clone(), Arc::clone(progress));
         let (gathered, bounds) = (Arc::clone(gathered), self.bounds());
         blocking(move || {
@@ -415,6 +416,32 @@ impl SourceCache {
             Ok(made)
         })
         .await
+    }
+
+    /// The locks of all mirrors, shared: nobody changes one of them.
+    pub(crate) async fn steady(&self, gathered: &Gathered) -> Result<Vec<Lock>, SourceError> {
+        let keys: BTreeSet<&RepositoryKey> =
+            gathered.contents.parts.iter().map(|(key, _)| key).collect();
+        let mut steady = Vec::new();
+        for key in keys {
+            steady.push(Lock::acquire(&self.paths.mirror_lock(key), Access::Shared).await?);
+        }
+        Ok(steady)
+    }
+
+    /// What a tree of a fetched commit is made of.
+    pub(crate) async fn gathered(
+        &self,
+        fetched: &Fetched,
+        progress: &Progress,
+    ) -> Result<Arc<Gathered>, SourceError> {
+        match &fetched.tree {
+            FetchedTree::ToMake(gathered) => Ok(Arc::clone(gathered)),
+            FetchedTree::Ready(_) => {
+                let all = self.gather(&fetched.origin, &fetched.commit, progress);
+                all.await.map(Arc::new)
+            }
+        }
     }
 
     /// Makes a mirror again, with this commit.

@@ -142,10 +142,10 @@ pub(crate) struct Place {
 
 /// The marker on disk.
 #[derive(Debug, Serialize, Deserialize)]
-struct Ready {
+pub(crate) struct Ready {
     version: u32,
     boot: String,
-    notices: Vec<String>,
+    pub(crate) notices: Vec<String>,
     /// The whole first, then its submodules in the order of their numbers.
     parts: Vec<ReadyPart>,
 }
@@ -316,12 +316,18 @@ impl Place {
         }
         remove_all(&new).map_err(whole)?;
         remove_all(&self.tree).map_err(whole)?;
-        let ready = self
-            .write_tree(&new, boot, contents, bounds, progress)
-            .inspect_err(|_| {
-                // The cause is what the caller must see; what stays is removed by the next attempt.
-                let _ = fs::remove_dir_all(&new);
-            })?;
+        let base = self.base(boot);
+        let writing = Writing {
+            paths: &self.paths,
+            contents,
+            bounds,
+            base: base.as_ref(),
+            objects: None,
+        };
+        let ready = writing.write(&new, boot, progress).inspect_err(|_| {
+            // The cause is what the caller must see; what stays is removed by the next attempt.
+            let _ = fs::remove_dir_all(&new);
+        })?;
         let finish = || {
             fs::rename(&new, &self.tree).map_err(SourceError::io(&self.tree))?;
             let text =
@@ -329,97 +335,6 @@ impl Place {
             replace(&marker, &text)
         };
         finish().map_err(whole)
-    }
-
-    fn write_tree(
-        &self,
-        new: &Path,
-        boot: &str,
-        contents: &Contents,
-        bounds: Bounds,
-        progress: &Progress,
-    ) -> Result<Ready, NotMade> {
-        let whole = |error| NotMade { part: 0, error };
-        fs::DirBuilder::new()
-            .mode(0o755)
-            .create(new)
-            .map_err(|e| whole(SourceError::io(new)(e)))?;
-        let masked = mode(new).map_err(whole)? != 0o755;
-        let base = self.base(boot);
-        let room = AtomicU64::new(bounds.bytes);
-        let mut left = bounds.entries;
-        let mut parts = Vec::new();
-        let (mut lfs, mut empty) = (false, Vec::new());
-        for (number, (key, part)) in contents.parts.iter().enumerate() {
-            let mirror = self.paths.mirror(key);
-            let mut one = || {
-                let mark = mirror::mark(&mirror).ok_or_else(|| SourceError::Corrupt {
-                    location: part.location.clone(),
-                    detail: "it has no configuration".to_owned(),
-                })?;
-                let beside = base.as_ref().and_then(|base| base.of(key, &part.prefix));
-                let objects = mirror.join("objects");
-                let bounds = Bounds {
-                    entries: left,
-                    ..bounds
-                };
-                let plan =
-                    tree::plan(part, &objects, beside.as_ref().map(|(oid, _)| *oid), bounds)?;
-                let found = plan.dirs.len() + plan.entries.len();
-                left = left.saturating_sub(u64::try_from(found).unwrap_or(u64::MAX));
-                lfs |= plan.mentions_lfs;
-                let modules = plan.entries.iter().filter(|e| e.kind == Kind::Module);
-                empty.extend(modules.map(|e| below(&part.prefix, &e.path)));
-                let git = new.join(dot_git::place(number));
-                dot_git::write(new, number, &part.prefix, &part.commit, &mirror)?;
-                let to = To {
-                    objects: &objects,
-                    top: &new.join(&part.prefix),
-                    index: &git.join("index"),
-                    base: beside.as_ref().map(|(_, base)| base),
-                    masked,
-                    most: bounds.bytes,
-                    room: &room,
-                };
-                tree::write(part, &plan, &to, progress)?;
-                dot_git::settle_index(to.index)?;
-                Ok(ReadyPart {
-                    path: part.prefix.clone(),
-                    commit: part.commit.clone(),
-                    mirror: key.to_string(),
-                    mark,
-                })
-            };
-            parts.push(one().map_err(|error| NotMade {
-                part: number,
-                error,
-            })?);
-        }
-        if masked {
-            unmask(&new.join(".git")).map_err(whole)?;
-            for (_, part) in &contents.parts[1..] {
-                chmod(&new.join(&part.prefix).join(".git"), 0o644).map_err(whole)?;
-            }
-        }
-        let mut notices = contents.notices.clone();
-        empty.retain(|path| {
-            !contents.left_out.contains(path) && parts.iter().all(|part| part.path != *path)
-        });
-        notices.extend(
-            empty.iter().map(|path| {
-                format!("submodule {path} is not in .gitmodules: its directory is empty")
-            }),
-        );
-        if lfs {
-            notices
-                .push("files kept in Git LFS are not fetched: the tree has their pointers".into());
-        }
-        Ok(Ready {
-            version: VERSION,
-            boot: boot.to_owned(),
-            notices,
-            parts,
-        })
     }
 
     /// The checkout of the same repository that was made last, held until this one is made.
@@ -450,6 +365,128 @@ impl Place {
                 let ready = place.marker(boot)?;
                 Some(Made { ready, checkout })
             })
+    }
+}
+
+/// A tree that is being written.
+pub(crate) struct Writing<'a> {
+    pub(crate) paths: &'a Paths,
+    pub(crate) contents: &'a Contents,
+    pub(crate) bounds: Bounds,
+    /// What may be linked to: never for a tree that somebody can write to.
+    base: Option<&'a Made>,
+    /// For a tree that somebody can write to: where its repositories will see the objects of a mirror.
+    objects: Option<&'a dyn Fn(&RepositoryKey) -> PathBuf>,
+}
+
+impl<'a> Writing<'a> {
+    /// A tree of its own.
+    pub(crate) fn own(
+        paths: &'a Paths,
+        contents: &'a Contents,
+        bounds: Bounds,
+        objects: &'a dyn Fn(&RepositoryKey) -> PathBuf,
+    ) -> Self {
+        Self {
+            paths,
+            contents,
+            bounds,
+            base: None,
+            objects: Some(objects),
+        }
+    }
+
+    pub(crate) fn write(
+        &self,
+        new: &Path,
+        boot: &str,
+        progress: &Progress,
+    ) -> Result<Ready, NotMade> {
+        let (contents, bounds) = (self.contents, self.bounds);
+        let whole = |error| NotMade { part: 0, error };
+        fs::DirBuilder::new()
+            .mode(0o755)
+            .create(new)
+            .map_err(|e| whole(SourceError::io(new)(e)))?;
+        let masked = mode(new).map_err(whole)? != 0o755;
+        let room = AtomicU64::new(bounds.bytes);
+        let mut left = bounds.entries;
+        let mut parts = Vec::new();
+        let (mut lfs, mut empty) = (false, Vec::new());
+        for (number, (key, part)) in contents.parts.iter().enumerate() {
+            let mirror = self.paths.mirror(key);
+            let mut one = || {
+                let mark = mirror::mark(&mirror).ok_or_else(|| SourceError::Corrupt {
+                    location: part.location.clone(),
+                    detail: "it has no configuration".to_owned(),
+                })?;
+                let beside = self.base.and_then(|base| base.of(key, &part.prefix));
+                let objects = mirror.join("objects");
+                let bounds = Bounds {
+                    entries: left,
+                    ..bounds
+                };
+                let plan =
+                    tree::plan(part, &objects, beside.as_ref().map(|(oid, _)| *oid), bounds)?;
+                let found = plan.dirs.len() + plan.entries.len();
+                left = left.saturating_sub(u64::try_from(found).unwrap_or(u64::MAX));
+                lfs |= plan.mentions_lfs;
+                let modules = plan.entries.iter().filter(|e| e.kind == Kind::Module);
+                empty.extend(modules.map(|e| below(&part.prefix, &e.path)));
+                let git = new.join(dot_git::place(number));
+                dot_git::write(new, number, &part.prefix, &part.commit, &mirror)?;
+                let to = To {
+                    objects: &objects,
+                    top: &new.join(&part.prefix),
+                    index: &git.join("index"),
+                    base: beside.as_ref().map(|(_, base)| base),
+                    masked,
+                    most: bounds.bytes,
+                    room: &room,
+                };
+                tree::write(part, &plan, &to, progress)?;
+                match self.objects {
+                    None => dot_git::settle_index(to.index)?,
+                    Some(seen) => dot_git::borrow_objects(&git, &seen(key))?,
+                }
+                Ok(ReadyPart {
+                    path: part.prefix.clone(),
+                    commit: part.commit.clone(),
+                    mirror: key.to_string(),
+                    mark,
+                })
+            };
+            parts.push(one().map_err(|error| NotMade {
+                part: number,
+                error,
+            })?);
+        }
+        if masked {
+            chmod(new, 0o755).map_err(whole)?;
+            unmask(&new.join(".git")).map_err(whole)?;
+            for (_, part) in &contents.parts[1..] {
+                chmod(&new.join(&part.prefix).join(".git"), 0o644).map_err(whole)?;
+            }
+        }
+        let mut notices = contents.notices.clone();
+        empty.retain(|path| {
+            !contents.left_out.contains(path) && parts.iter().all(|part| part.path != *path)
+        });
+        notices.extend(
+            empty.iter().map(|path| {
+                format!("submodule {path} is not in .gitmodules: its directory is empty")
+            }),
+        );
+        if lfs {
+            notices
+                .push("files kept in Git LFS are not fetched: the tree has their pointers".into());
+        }
+        Ok(Ready {
+            version: VERSION,
+            boot: boot.to_owned(),
+            notices,
+            parts,
+        })
     }
 }
 

@@ -79,6 +79,13 @@ fn quoted(value: &str) -> String {
     format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
+/// Has a repository read objects from elsewhere beside its own.
+pub(crate) fn borrow_objects(git: &Path, objects: &Path) -> Result<(), SourceError> {
+    let mut line = objects.as_os_str().as_encoded_bytes().to_vec();
+    line.push(b'\n');
+    put(&git.join("objects/info/alternates"), &line)
+}
+
 /// Dates the index after every file. Git distrusts what is not older than its index and reads it again; nothing in this
 /// tree changes any more, so there is nothing to distrust. (A writable copy of a tree needs an index of its own: with
 /// this one, a change of the same length in the second of the checkout would not be seen.)

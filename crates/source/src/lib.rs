@@ -44,11 +44,13 @@ mod private;
 mod proxy;
 mod reach;
 mod refs;
+mod repack;
 mod session;
 mod ssh;
 mod status;
 mod tracked;
 mod tree;
+mod worktree;
 
 pub use cache::{Fetched, Progress, SourceCache};
 pub use checkout::{Checkout, Submodule};
@@ -60,3 +62,4 @@ pub use policy::{HostRule, Refusal, SourcePolicy};
 pub use reach::Closed;
 pub use status::uncommitted_changes;
 pub use tracked::tracked_files;
+pub use worktree::Worktree;

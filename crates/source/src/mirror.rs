@@ -20,7 +20,8 @@ use crate::objects::{blocking, damaged, find_commit, open_mirror};
 use crate::origin::Origin;
 use crate::{Paths, Progress, SourceError, git, refs};
 
-const FETCHING: &str = "bryo-fetching";
+/// Present while git writes.
+pub(crate) const FETCHING: &str = "bryo-fetching";
 const REFS: &str = "bryo-refs";
 const STAMP: &str = "bryo-stamp";
 

@@ -15,6 +15,8 @@ mod http;
 #[cfg(test)]
 mod local;
 #[cfg(test)]
+mod packs;
+#[cfg(test)]
 mod remote;
 #[cfg(test)]
 mod speed;
@@ -24,3 +26,5 @@ mod submodules;
 mod together;
 #[cfg(test)]
 mod trouble;
+#[cfg(test)]
+mod writable;

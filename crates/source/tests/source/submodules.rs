@@ -129,7 +129,7 @@ async fn git_works_in_each_of_them() {
     }
     // A change is seen: what is clean above is looked at.
     write(&tree.join("two"), "README.md", "other\n");
-    assert_eq!(git(&tree, &["status", "--porcelain"]), "M two");
+    assert_eq!(git(&tree, &["status", "--porcelain"]), " M two");
 }
 
 #[tokio::test]
