@@ -60,7 +60,8 @@ pub(crate) async fn update(work: &Path, files: usize, rounds: u32) -> Outcome<()
             "source-worktree",
             "source-clone",
         ];
-        ways.rotate_left(usize::try_from(round)? % ways.len());
+        let turn = usize::try_from(round)? % ways.len();
+        ways.rotate_left(turn);
         for way in ways {
             let since = Since::now()?;
             match way {
