@@ -149,12 +149,26 @@ pub(crate) async fn fetch(
     };
     match ended {
         Ok(done) if done.status.success() => Ok(()),
-        Ok(done) => Err(session
-            .trouble(origin)
-            .unwrap_or_else(|| origin.failure(&done.stderr))),
+        Ok(done) => Err(match (session.trouble(origin), limits) {
+            (Some(ours), _) => ours,
+            (None, Some(limits)) if is_full(mirror, limits.bytes) => {
+                reached(ReachedLimit::Bytes(limits.bytes))
+            }
+            (None, _) => origin.failure(&session.masked(&done.stderr)),
+        }),
         Err(ProcessError::Deadline { after, .. }) => Err(reached(ReachedLimit::Timeout(after))),
         Err(other) => Err(SourceError::Program(other)),
     }
+}
+
+/// Whether a pack that was being written has reached the bound. Git does not say so: the kernel ends who writes it, and its
+/// parent tells no more than that there was no answer.
+fn is_full(mirror: &Path, most: u64) -> bool {
+    let packs = std::fs::read_dir(mirror.join("objects/pack"));
+    packs.into_iter().flatten().flatten().any(|entry| {
+        entry.file_name().to_string_lossy().starts_with("tmp_")
+            && entry.metadata().is_ok_and(|file| file.len() >= most)
+    })
 }
 
 /// Finds how far git is in what it writes for people.

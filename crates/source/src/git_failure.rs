@@ -32,6 +32,9 @@ use GitFailure::{
 const OWN: &[(&str, GitFailure)] = &[
     // Said by the other end of a local transfer beside the sentences below, which are then not about our mirror.
     ("repository corruption on the remote side", Other),
+    // About a pack that is on its way: nothing of ours is damaged.
+    ("pack has bad object", Other),
+    ("pack is corrupted", Other),
     ("No space left on device", DiskFull),
     ("Disk quota exceeded", DiskFull),
     // SIGXFSZ, and EFBIG for who ignores it.
@@ -309,6 +312,10 @@ mod tests {
         (
             "fatal: Out of memory, malloc failed (tried to allocate 4294967297 bytes)\nfatal: fetch-pack: invalid index-pack output\n",
             NoMemory,
+        ),
+        (
+            "error: inflate: data stream error (invalid code lengths set)\nfatal: pack has bad object at offset 12: inflate returned -3\nfatal: fetch-pack: invalid index-pack output\n",
+            Other,
         ),
         ("fatal: something nobody has seen before\n", Other),
         ("", Other),

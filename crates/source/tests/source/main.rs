@@ -5,14 +5,22 @@ mod bed;
 #[cfg(test)]
 mod collecting;
 #[cfg(test)]
+mod credentials;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod local;
+#[cfg(test)]
+mod reach;
 #[cfg(test)]
 mod remote;
 #[cfg(test)]
 mod speed;
+#[cfg(test)]
+mod sshd;
 #[cfg(test)]
 mod trouble;
