@@ -94,7 +94,23 @@ fn bounded(limits: &SourceLimits) -> Program {
         .arg(git)
 }
 
-/// Fetches refspecs into a mirror that the caller has locked.
+/// What a fetch brings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct What<'a> {
+    pub(crate) refspecs: &'a [String],
+    pub(crate) tags: Tags,
+}
+
+/// Which tags a fetch brings beside that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tags {
+    /// Those that a refspec names.
+    Named,
+    /// Those of commits that come along: what `git describe` asks for.
+    Followed,
+}
+
+/// Fetches into a mirror that the caller has locked.
 ///
 /// # Errors
 ///
@@ -103,7 +119,7 @@ pub(crate) async fn fetch(
     mirror: &Path,
     origin: &Origin,
     paths: &Paths,
-    refspecs: &[String],
+    what: What<'_>,
     progress: &Progress,
 ) -> Result<(), SourceError> {
     let session = Session::open(mirror, origin, paths).await?;
@@ -111,7 +127,6 @@ pub(crate) async fn fetch(
         "fetch",
         "--progress",
         "--prune",
-        "--no-tags",
         "--no-auto-maintenance",
         "--no-recurse-submodules",
         "--no-write-fetch-head",
@@ -120,7 +135,10 @@ pub(crate) async fn fetch(
     if let Some(depth) = origin.depth() {
         git = git.arg(format!("--depth={depth}"));
     }
-    let git = git.arg("--").arg(&origin.address).args(refspecs);
+    if what.tags == Tags::Named {
+        git = git.arg("--no-tags");
+    }
+    let git = git.arg("--").arg(&origin.address).args(what.refspecs);
     let mut meter = Meter::new(progress);
     let limits = origin.limits();
     let longest = limits.map_or(LONGEST_FETCH, |limits| limits.timeout);

@@ -1,7 +1,7 @@
 //! Servers that take too long, or give too much.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bryo_source::{ReachedLimit, SourceCache, SourceError, SourceLimits, SourcePolicy};
 
@@ -48,20 +48,12 @@ async fn a_server_that_goes_silent_is_left() {
         let cache = cache.clone().with_policy(Arc::new(policy));
         for manner in [Manner::Hangs, Manner::StopsMidPack] {
             server.behave(manner.clone());
-            let start = Instant::now();
             assert_eq!(
                 reached(&cache, &url).await,
                 ReachedLimit::Stall(stall),
                 "{manner:?}"
             );
-            assert!(
-                start.elapsed() < Duration::from_secs(20),
-                "{:?}",
-                start.elapsed()
-            );
         }
-        server.behave(Manner::Honest);
-        fetch(&cache, &source(&url, None)).await.unwrap();
     }
 }
 
