@@ -190,7 +190,7 @@ fn is_full(mirror: &Path, most: u64) -> bool {
 }
 
 /// Finds how far git is in what it writes for people.
-struct Meter<'a> {
+pub(crate) struct Meter<'a> {
     progress: &'a Progress,
     line: Vec<u8>,
 }
@@ -199,14 +199,14 @@ struct Meter<'a> {
 const LONGEST_LINE: usize = 512;
 
 impl<'a> Meter<'a> {
-    fn new(progress: &'a Progress) -> Self {
+    pub(crate) fn new(progress: &'a Progress) -> Self {
         Self {
             progress,
             line: Vec::new(),
         }
     }
 
-    fn feed(&mut self, piece: &[u8]) {
+    pub(crate) fn feed(&mut self, piece: &[u8]) {
         for &byte in piece {
             if byte == b'\r' || byte == b'\n' {
                 if let Some(amount) = received(&self.line) {

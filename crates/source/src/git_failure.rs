@@ -144,6 +144,8 @@ pub(crate) fn detail(stderr: &str) -> String {
     }
     let skip = chosen.len().saturating_sub(5);
     let text = chosen[skip..].join("; ");
+    // A server's words could move the cursor of whoever reads them.
+    let text: String = text.chars().filter(|c| !c.is_control()).collect();
     if text.is_empty() {
         "it gave no reason".to_owned()
     } else {
@@ -168,7 +170,9 @@ fn mask(text: &str) -> String {
         let end = after
             .find(|c: char| c == '/' || c == '\'' || c == '"' || c.is_whitespace())
             .unwrap_or(after.len());
-        let (authority, tail) = after.split_at(end);
+        // "a://b://c": the colon is the second address's.
+        let shared = after[..end].ends_with(':') && after[end..].starts_with("//");
+        let (authority, tail) = after.split_at(end - usize::from(shared));
         match authority.rsplit_once('@') {
             Some((_, host)) => {
                 out.push_str("***@");
@@ -339,6 +343,10 @@ mod tests {
         assert_eq!(
             mask("see ssh://git@h and http://h/a@b"),
             "see ssh://***@h and http://h/a@b"
+        );
+        assert_eq!(
+            mask("https://u:hunter2@e://u:hunter2@h/x"),
+            "https://***@e://***@h/x"
         );
     }
 }
