@@ -128,7 +128,7 @@ stories! {
         std::fs::write(repository.path().join("more"), "x").unwrap();
         repository.commit("more");
         let told = world.run(&url, &options);
-        told.ended(1, "source_missing");
+        told.ended(1, "failed");
         told.because("access to the repository was denied");
         let all = format!("{} {}", told.out(), told.err());
         assert!(!all.contains("hunter2"), "{all}");
@@ -147,7 +147,7 @@ stories! {
             (format!("http://git.example.org:{port}/x"), "source.protocols"),
         ] {
             let told = world.start_script(&url, &[]).end();
-            told.ended(1, "source_missing");
+            told.ended(1, "failed");
             told.because(key);
         }
         assert!(listener.accept().is_err());
