@@ -119,7 +119,7 @@ stories! {
         told.because("stage run took longer");
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}/r.git", server.local_addr().unwrap());
-        let told = world.start_script(&address, &["--stage-timeout", "fetch=1s"]).end();
+        let told = world.start_script(&address, &["--stage-timeout", "fetch=1s", "--source-protocols", "http", "--source-reach", "127.0.0.1"]).end();
         assert_eq!(told.ended(1, "timed_out")["limit_reached"], "stage_timeout");
         told.because("stage fetch");
     }

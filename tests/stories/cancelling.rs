@@ -16,7 +16,10 @@ fn silent() -> (TcpListener, String) {
 stories! {
     fn in_fetch(world) {
         let (server, address) = silent();
-        let going = world.start_script(&format!("http://{address}/repository.git"), &[]);
+        let going = world.start_script(
+            &format!("http://{address}/repository.git"),
+            &["--source-protocols", "http", "--source-reach", "127.0.0.1"],
+        );
         let connection = server.accept().unwrap();
         going.signal(Signal::SIGINT);
         let told = going.end();

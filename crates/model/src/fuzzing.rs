@@ -10,7 +10,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::{
-    ByteSize, Ceiling, Cpus, Destination, Limits, StageLimit, StopSignal, Weight, parse_duration,
+    ByteSize, Ceiling, Cpus, Destination, GitRef, GitUrl, Limits, Scheme, StageLimit, StopSignal,
+    SubDir, Weight, parse_duration,
 };
 
 /// Inputs that a test tries beside the corpus.
@@ -145,6 +146,105 @@ pub fn limits(data: &[u8]) {
     }
 }
 
+/// An address of a repository that is accepted says what it is the same way twice, hides nothing, and leads nowhere but where
+/// its host and its path say; and so does what it is joined with. The same for references and sub-directories.
+///
+/// # Panics
+///
+/// When it does not.
+pub fn sources(data: &[u8]) {
+    let text = &*String::from_utf8_lossy(data);
+    comes_back::<GitUrl>(text);
+    comes_back::<GitRef>(text);
+    comes_back::<SubDir>(text);
+    let (first, second) = text.split_once(' ').unwrap_or((text, "../x"));
+    if let Ok(url) = first.parse::<GitUrl>() {
+        address(&url);
+        if let Ok(joined) = url.join(second) {
+            address(&joined);
+            if second.starts_with('.') {
+                let of = |url: &GitUrl| {
+                    (
+                        url.scheme(),
+                        url.host(),
+                        url.port(),
+                        url.user().map(str::to_owned),
+                    )
+                };
+                assert_eq!(of(&url), of(&joined), "{text:?}");
+            }
+        }
+    }
+    if let Ok(reference) = text.parse::<GitRef>() {
+        let shown = reference.to_string();
+        let refused = [':', '*', '?', '[', '\\', '^', '~', ' '];
+        assert!(!shown.starts_with(['-', '/']), "{text:?}");
+        assert!(
+            !shown.contains("..") && !shown.contains(refused),
+            "{text:?}"
+        );
+        assert!(!shown.contains(char::is_control), "{text:?}");
+    }
+    if let Ok(dir) = text.parse::<SubDir>() {
+        let mut parts = dir.as_path().components();
+        assert!(
+            parts.all(|part| matches!(part, std::path::Component::Normal(_))),
+            "{text:?}"
+        );
+    }
+    // A password is not repeated, whatever else is wrong.
+    let user = text.replace(['/', '@', '?', '#'], "");
+    for scheme in ["https", "ssh", "x"] {
+        let told = format!("{scheme}://{user}:hunter2@host/{user}").parse::<GitUrl>();
+        let told = told.map_or_else(|e| format!("{e} {e:?}"), |url| format!("{url} accepted"));
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+fn address(url: &GitUrl) {
+    let text = url.as_str();
+    assert!(
+        !text.starts_with('-') && !text.contains(char::is_control),
+        "{text:?}"
+    );
+    assert!(!text.contains(char::is_whitespace), "{text:?}");
+    assert!(!url.path().split('/').any(|part| part == ".."), "{text:?}");
+    assert!(
+        text.ends_with(url.path()) && !url.path().is_empty(),
+        "{text:?}"
+    );
+    if url.scheme() != Scheme::Ssh {
+        assert!(url.user().is_none(), "{text:?}");
+    }
+    match (url.host(), url.port(), url.authority()) {
+        (None, None, None) => assert_eq!(url.scheme(), Scheme::File, "{text:?}"),
+        (Some(host), Some(port), Some(authority)) => {
+            assert!(
+                port > 0 && !host.is_empty() && !host.starts_with('-'),
+                "{text:?}"
+            );
+            assert!(!host.contains(['/', '@', '%', '[', ']']), "{text:?}");
+            assert_eq!(host, host.to_ascii_lowercase(), "{text:?}");
+            assert!(
+                !authority.contains('@') && text.contains(authority),
+                "{text:?}"
+            );
+        }
+        other => panic!("{text:?}: {other:?}"),
+    }
+    let normalised = url.normalised();
+    assert!(
+        !normalised.ends_with('/') && !normalised.contains('\0'),
+        "{text:?}"
+    );
+    let again: Result<GitUrl, _> = normalised.parse();
+    assert_eq!(
+        again.map(|url| url.host()),
+        Ok(url.host()),
+        "{text:?} {normalised:?}"
+    );
+}
+
 fn comes_back<T: FromStr + Display + PartialEq + Debug>(text: &str) {
     if let Ok(value) = text.parse::<T>() {
         let again = value.to_string();
@@ -163,6 +263,11 @@ mod tests {
     #[test]
     fn destinations_hold_for_many_inputs() {
         check_many("destinations", destinations);
+    }
+
+    #[test]
+    fn sources_hold_for_many_inputs() {
+        check_many("sources", sources);
     }
 
     #[test]

@@ -123,6 +123,12 @@ impl UrlPrefix {
         self.scheme
     }
 
+    /// Whether this address begins so.
+    #[must_use]
+    pub fn is_for(&self, url: &GitUrl) -> bool {
+        self.fits(url).is_some()
+    }
+
     /// How long the common beginning is, if there is one. A longer one is for fewer addresses.
     fn fits(&self, url: &GitUrl) -> Option<(usize, bool)> {
         let path = parts(&url.normalised(), url.scheme());

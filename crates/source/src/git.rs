@@ -94,7 +94,23 @@ fn bounded(limits: &SourceLimits) -> Program {
         .arg(git)
 }
 
-/// Fetches refspecs into a mirror that the caller has locked.
+/// What a fetch brings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct What<'a> {
+    pub(crate) refspecs: &'a [String],
+    pub(crate) tags: Tags,
+}
+
+/// Which tags a fetch brings beside that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tags {
+    /// Those that a refspec names.
+    Named,
+    /// Those of commits that come along: what `git describe` asks for.
+    Followed,
+}
+
+/// Fetches into a mirror that the caller has locked.
 ///
 /// # Errors
 ///
@@ -103,7 +119,7 @@ pub(crate) async fn fetch(
     mirror: &Path,
     origin: &Origin,
     paths: &Paths,
-    refspecs: &[String],
+    what: What<'_>,
     progress: &Progress,
 ) -> Result<(), SourceError> {
     let session = Session::open(mirror, origin, paths).await?;
@@ -111,7 +127,6 @@ pub(crate) async fn fetch(
         "fetch",
         "--progress",
         "--prune",
-        "--no-tags",
         "--no-auto-maintenance",
         "--no-recurse-submodules",
         "--no-write-fetch-head",
@@ -120,7 +135,10 @@ pub(crate) async fn fetch(
     if let Some(depth) = origin.depth() {
         git = git.arg(format!("--depth={depth}"));
     }
-    let git = git.arg("--").arg(&origin.address).args(refspecs);
+    if what.tags == Tags::Named {
+        git = git.arg("--no-tags");
+    }
+    let git = git.arg("--").arg(&origin.address).args(what.refspecs);
     let mut meter = Meter::new(progress);
     let limits = origin.limits();
     let longest = limits.map_or(LONGEST_FETCH, |limits| limits.timeout);
@@ -149,16 +167,30 @@ pub(crate) async fn fetch(
     };
     match ended {
         Ok(done) if done.status.success() => Ok(()),
-        Ok(done) => Err(session
-            .trouble(origin)
-            .unwrap_or_else(|| origin.failure(&done.stderr))),
+        Ok(done) => Err(match (session.trouble(origin), limits) {
+            (Some(ours), _) => ours,
+            (None, Some(limits)) if is_full(mirror, limits.bytes) => {
+                reached(ReachedLimit::Bytes(limits.bytes))
+            }
+            (None, _) => origin.failure(&session.masked(&done.stderr)),
+        }),
         Err(ProcessError::Deadline { after, .. }) => Err(reached(ReachedLimit::Timeout(after))),
         Err(other) => Err(SourceError::Program(other)),
     }
 }
 
+/// Whether a pack that was being written has reached the bound. Git does not say so: the kernel ends who writes it, and its
+/// parent tells no more than that there was no answer.
+fn is_full(mirror: &Path, most: u64) -> bool {
+    let packs = std::fs::read_dir(mirror.join("objects/pack"));
+    packs.into_iter().flatten().flatten().any(|entry| {
+        entry.file_name().to_string_lossy().starts_with("tmp_")
+            && entry.metadata().is_ok_and(|file| file.len() >= most)
+    })
+}
+
 /// Finds how far git is in what it writes for people.
-struct Meter<'a> {
+pub(crate) struct Meter<'a> {
     progress: &'a Progress,
     line: Vec<u8>,
 }
@@ -167,14 +199,14 @@ struct Meter<'a> {
 const LONGEST_LINE: usize = 512;
 
 impl<'a> Meter<'a> {
-    fn new(progress: &'a Progress) -> Self {
+    pub(crate) fn new(progress: &'a Progress) -> Self {
         Self {
             progress,
             line: Vec::new(),
         }
     }
 
-    fn feed(&mut self, piece: &[u8]) {
+    pub(crate) fn feed(&mut self, piece: &[u8]) {
         for &byte in piece {
             if byte == b'\r' || byte == b'\n' {
                 if let Some(amount) = received(&self.line) {

@@ -32,6 +32,9 @@ use GitFailure::{
 const OWN: &[(&str, GitFailure)] = &[
     // Said by the other end of a local transfer beside the sentences below, which are then not about our mirror.
     ("repository corruption on the remote side", Other),
+    // About a pack that is on its way: nothing of ours is damaged.
+    ("pack has bad object", Other),
+    ("pack is corrupted", Other),
     ("No space left on device", DiskFull),
     ("Disk quota exceeded", DiskFull),
     // SIGXFSZ, and EFBIG for who ignores it.
@@ -141,6 +144,8 @@ pub(crate) fn detail(stderr: &str) -> String {
     }
     let skip = chosen.len().saturating_sub(5);
     let text = chosen[skip..].join("; ");
+    // A server's words could move the cursor of whoever reads them.
+    let text: String = text.chars().filter(|c| !c.is_control()).collect();
     if text.is_empty() {
         "it gave no reason".to_owned()
     } else {
@@ -165,7 +170,9 @@ fn mask(text: &str) -> String {
         let end = after
             .find(|c: char| c == '/' || c == '\'' || c == '"' || c.is_whitespace())
             .unwrap_or(after.len());
-        let (authority, tail) = after.split_at(end);
+        // "a://b://c": the colon is the second address's.
+        let shared = after[..end].ends_with(':') && after[end..].starts_with("//");
+        let (authority, tail) = after.split_at(end - usize::from(shared));
         match authority.rsplit_once('@') {
             Some((_, host)) => {
                 out.push_str("***@");
@@ -310,6 +317,10 @@ mod tests {
             "fatal: Out of memory, malloc failed (tried to allocate 4294967297 bytes)\nfatal: fetch-pack: invalid index-pack output\n",
             NoMemory,
         ),
+        (
+            "error: inflate: data stream error (invalid code lengths set)\nfatal: pack has bad object at offset 12: inflate returned -3\nfatal: fetch-pack: invalid index-pack output\n",
+            Other,
+        ),
         ("fatal: something nobody has seen before\n", Other),
         ("", Other),
     ];
@@ -332,6 +343,10 @@ mod tests {
         assert_eq!(
             mask("see ssh://git@h and http://h/a@b"),
             "see ssh://***@h and http://h/a@b"
+        );
+        assert_eq!(
+            mask("https://u:hunter2@e://u:hunter2@h/x"),
+            "https://***@e://***@h/x"
         );
     }
 }

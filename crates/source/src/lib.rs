@@ -27,6 +27,8 @@ mod checkout;
 mod credentials;
 mod dot_git;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gateway;
 mod git;
 mod git_failure;

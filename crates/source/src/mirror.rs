@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bryo_model::CommitId;
 use git2::{Repository, RepositoryInitOptions};
 
+use crate::git::{Tags, What};
 use crate::lock::{Access, Lock};
 use crate::objects::{blocking, damaged, find_commit, open_mirror};
 use crate::origin::Origin;
@@ -108,8 +109,8 @@ impl<'a> LockedMirror<'a> {
         })
     }
 
-    /// Brings all branches and tags and the wanted commit into the mirror. One git program; a second one for a commit
-    /// that no branch or tag leads to.
+    /// Brings what is wanted into the mirror: a commit of a server's alone, with the tags on the way to it; where the server
+    /// does not give it, and for names, all branches and tags. One git program nearly always.
     pub(crate) async fn fetch(
         &self,
         wanted: &Wanted,
@@ -131,14 +132,21 @@ impl<'a> LockedMirror<'a> {
         wanted: &Wanted,
         progress: &Progress,
     ) -> Result<Resolved, SourceError> {
+        let exactly = match self.fetch_only(wanted, progress).await {
+            Ok(Some(resolved)) => return Ok(resolved),
+            Ok(None) => self.origin.remote.is_none(),
+            Err(SourceError::RefMissing { .. }) => false,
+            Err(other) => return Err(other),
+        };
         let everything = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
         let mut refspecs: Vec<String> = everything.map(str::to_owned).into();
         refspecs.extend(wanted.refspec());
-        match self.git(&refspecs, progress).await {
+        match self.git(&refspecs, Tags::Named, progress).await {
             Ok(()) => {}
             Err(SourceError::RefMissing { .. }) if refspecs.len() > everything.len() => {
                 // Git fetched nothing then; what exists is worth another round on the way to an error.
-                self.git(&refspecs[..everything.len()], progress).await?;
+                self.git(&refspecs[..everything.len()], Tags::Named, progress)
+                    .await?;
                 return Err(self.missing(wanted).await?);
             }
             Err(other) => return Err(other),
@@ -146,9 +154,10 @@ impl<'a> LockedMirror<'a> {
         if let Some(resolved) = self.find(wanted).await? {
             return Ok(resolved);
         }
-        if let Wanted::Commit { id, .. } = wanted {
-            let exact = [format!("{id}:{}commits/{id}", refs::OWN)];
-            match self.git(&exact, progress).await {
+        if let Wanted::Commit { id, .. } = wanted
+            && exactly
+        {
+            match self.git(&[exact(id)], Tags::Named, progress).await {
                 Ok(()) => {}
                 Err(SourceError::RefMissing { .. }) => return Err(self.missing(wanted).await?),
                 Err(other) => return Err(other),
@@ -158,6 +167,61 @@ impl<'a> LockedMirror<'a> {
             }
         }
         Err(self.missing(wanted).await?)
+    }
+
+    /// Brings what is wanted alone, with the tags on the way to it, from where that costs less than everything: a commit of a
+    /// server's, and where history is cut off anything. `None`, or that it is missing, where that is not the way.
+    async fn fetch_only(
+        &self,
+        wanted: &Wanted,
+        progress: &Progress,
+    ) -> Result<Option<Resolved>, SourceError> {
+        let cut_off = self.origin.depth().is_some();
+        match wanted {
+            Wanted::Commit { id, .. } if self.origin.remote.is_some() => {
+                self.git(&[exact(id)], Tags::Followed, progress).await?;
+                self.find(wanted).await
+            }
+            Wanted::Default if cut_off => {
+                let head: Vec<String> = wanted.refspec().into_iter().collect();
+                self.git(&head, Tags::Followed, progress).await?;
+                self.find(wanted).await
+            }
+            Wanted::Name(name) if cut_off => {
+                for full in refs::candidates(name) {
+                    let own = if full == *name && wanted.refspec().is_some() {
+                        format!("{}{name}", refs::OWN)
+                    } else {
+                        full.clone()
+                    };
+                    let refspec = [format!("+{full}:{own}")];
+                    match self.git(&refspec, Tags::Followed, progress).await {
+                        // The name may be of an older branch in the mirror, so only what came now is looked at.
+                        Ok(()) => return self.find_reference(own, name.clone()).await,
+                        Err(SourceError::RefMissing { .. }) => {}
+                        Err(other) => return Err(other),
+                    }
+                }
+                Ok(None)
+            }
+            Wanted::Commit { .. } | Wanted::Default | Wanted::Name(_) => Ok(None),
+        }
+    }
+
+    async fn find_reference(
+        &self,
+        reference: String,
+        description: String,
+    ) -> Result<Option<Resolved>, SourceError> {
+        self.at_work(move |path, origin| {
+            let repository = open_mirror(path, &origin.location)?;
+            let commit = refs::first_commit(&repository, &[reference], &origin.location)?;
+            Ok(commit.map(|commit| Resolved {
+                commit,
+                description,
+            }))
+        })
+        .await
     }
 
     /// Work on the mirror's files. The lock goes with it: when the caller goes away, the work goes on to its end.
@@ -179,8 +243,14 @@ impl<'a> LockedMirror<'a> {
         .await
     }
 
-    async fn git(&self, refspecs: &[String], progress: &Progress) -> Result<(), SourceError> {
-        git::fetch(&self.path, self.origin, self.paths, refspecs, progress).await
+    async fn git(
+        &self,
+        refspecs: &[String],
+        tags: Tags,
+        progress: &Progress,
+    ) -> Result<(), SourceError> {
+        let what = What { refspecs, tags };
+        git::fetch(&self.path, self.origin, self.paths, what, progress).await
     }
 
     /// What is wanted, if the mirror has it.
@@ -247,6 +317,11 @@ impl<'a> LockedMirror<'a> {
         })
         .await
     }
+}
+
+/// A commit, kept by its id.
+fn exact(id: &CommitId) -> String {
+    format!("{id}:{}commits/{id}", refs::OWN)
 }
 
 fn find(path: &Path, wanted: &Wanted, location: &str) -> Result<Option<Resolved>, SourceError> {

@@ -26,7 +26,10 @@ pub(crate) struct Session {
     pub(crate) env: Vec<(&'static str, OsString)>,
     pub(crate) activity: Arc<Activity>,
     gateway: Option<Gateway>,
-    _private: Option<Private>,
+    /// What git was told and must not come back in a message.
+    secret: Option<Secret>,
+    /// Gone with the session.
+    private: Option<Private>,
 }
 
 impl Session {
@@ -40,7 +43,8 @@ impl Session {
             env: Vec::new(),
             activity: Arc::new(Activity::new()),
             gateway: None,
-            _private: None,
+            secret: None,
+            private: None,
         };
         let Some(remote) = &origin.remote else {
             if origin.ownership == Ownership::DeclaredSafe {
@@ -65,7 +69,7 @@ impl Session {
                 session.by_http(remote, &private).await?;
             }
         }
-        session._private = Some(private);
+        session.private = Some(private);
         Ok(session)
     }
 
@@ -95,7 +99,10 @@ impl Session {
         config.section("credential").set("helper", "");
         match policy.credential(url) {
             Some(rule) => {
-                let file = private.write("credentials", &line(remote, rule)?)?;
+                let (user, password) = password(remote, rule)?;
+                let line = store_line(url, user, &password);
+                let file = private.write("credentials", &line)?;
+                self.secret = Some(password);
                 let file = ssh::shell_quoted(&file.to_string_lossy());
                 config.set("helper", &format!("store --file={file}"));
             }
@@ -103,9 +110,13 @@ impl Session {
             None => {}
         }
         config.section("http");
-        if let Some(bundle) = &policy.ca_bundle {
-            config.set("sslCAInfo", &bundle.to_string_lossy());
-        }
+        // As a variable, for one of the caller's would be stronger than a configuration.
+        self.env.extend(
+            policy
+                .ca_bundle
+                .iter()
+                .map(|bundle| ("GIT_SSL_CAINFO", bundle.into())),
+        );
         match proxy_for(url, |name| std::env::var(name).ok()) {
             Some(proxy) => config.set("proxy", &proxy),
             None => {
@@ -127,6 +138,14 @@ impl Session {
             .extend(std::env::var_os(name).map(|value| (name, value)));
     }
 
+    /// What git wrote, without what nobody may read: a server may repeat a password in its refusal.
+    pub(crate) fn masked(&self, stderr: &str) -> String {
+        match &self.secret {
+            Some(secret) => stderr.replace(secret.expose(), "***"),
+            None => stderr.to_owned(),
+        }
+    }
+
     /// Why git failed, if it was our doing.
     pub(crate) fn trouble(&self, origin: &Origin) -> Option<SourceError> {
         let location = origin.location.clone();
@@ -138,8 +157,11 @@ impl Session {
     }
 }
 
-fn line(remote: &Remote, rule: &CredentialRule) -> Result<Secret, SourceError> {
-    let unusable = |why| SourceError::Credential {
+fn password<'a>(
+    remote: &Remote,
+    rule: &'a CredentialRule,
+) -> Result<(&'a str, Secret), SourceError> {
+    let unusable = |why: String| SourceError::Credential {
         name: rule.name.clone(),
         location: remote.url.to_string(),
         why,
@@ -151,7 +173,7 @@ fn line(remote: &Remote, rule: &CredentialRule) -> Result<Secret, SourceError> {
     if password.is_empty() {
         return Err(unusable("it is empty".to_owned()));
     }
-    Ok(store_line(&remote.url, user, &password))
+    Ok((user, password))
 }
 
 /// The text of a configuration of git.

@@ -276,7 +276,7 @@ async fn configured(url: &GitUrl) -> Vec<(String, String)> {
     }
 }
 
-fn parse(text: &str) -> Vec<(String, String)> {
+pub(crate) fn parse(text: &str) -> Vec<(String, String)> {
     let pair = |line: &str| {
         let (name, value) = line.split_once(' ')?;
         Some((name.to_ascii_lowercase(), value.trim().to_owned()))

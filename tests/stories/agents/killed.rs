@@ -71,7 +71,8 @@ stories! {
         let (git, address) = silent();
         scene.server.project("stuck", &format!("http://{address}/repository.git"), "busybox");
         let id = scene.server.trigger("stuck", "", "v1");
-        let recipe = scene.agent(world).set("jobs.allowed-hosts", &format!("[\"{address}\"]"));
+        let recipe = scene.agent(world).set("jobs.allowed-hosts", &format!("[\"{address}\"]"))
+            .set("source.protocols", "[\"http\", \"file\"]").set("source.reach", &format!("[\"{address}\"]"));
         let agent = recipe.start();
         let connection = git.accept().unwrap();
         kill(world, agent);

@@ -7,19 +7,27 @@ mod collecting;
 #[cfg(test)]
 mod corpus;
 #[cfg(test)]
+mod credentials;
+#[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod local;
 #[cfg(test)]
 mod packs;
 #[cfg(test)]
+mod reach;
+#[cfg(test)]
 mod remote;
 #[cfg(test)]
 mod speed;
+#[cfg(test)]
+mod sshd;
 #[cfg(test)]
 mod submodules;
 #[cfg(test)]

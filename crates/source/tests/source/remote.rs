@@ -1,10 +1,11 @@
 //! Repositories behind an address.
 
 use bryo_model::Amount;
-use bryo_source::{Absence, SourceError};
+use bryo_source::{Absence, SourceError, SourcePolicy};
 
 use crate::bed::{
-    Bed, build, commit, fetch, git, git_in, head, mirror, open, recorded, source, write,
+    Bed, build, commit, fetch, git, git_in, head, mirror, on_loopback, open, recorded, source,
+    write,
 };
 use crate::http::{Manner, Server};
 
@@ -48,6 +49,82 @@ async fn smart_http_from_first_fetch_to_no_network() {
     assert_eq!(moved.commit().as_str(), third);
     let config = std::fs::read_to_string(mirror(&cache).join("config")).unwrap();
     assert!(!config.contains("127.0.0.1"), "{config}");
+}
+
+#[tokio::test]
+async fn a_commit_comes_alone_with_its_tags() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    git(&repo, &["checkout", "-q", "-b", "large"]);
+    write(&repo, "large.txt", "only on its branch\n");
+    let large = commit(&repo, "large");
+    git(&repo, &["tag", "-a", "v9.0", "-m", "nine"]);
+    git(&repo, &["checkout", "-q", "main"]);
+    let server = Server::start(&bed.path(""));
+    let url = server.url("project/.git");
+    let cache = bed.cache();
+    let (fetched, checkout) = build(&cache, &source(&url, Some(&head(&repo)))).await;
+    assert_eq!(fetched.commit().as_str(), head(&repo));
+    let described = git_in(&checkout, &["describe", "--tags"]);
+    assert!(described.starts_with("v1.0-1-g"), "{described}");
+    let has = |id: &str| {
+        git2::Repository::open(mirror(&cache))
+            .unwrap()
+            .find_commit(git2::Oid::from_str(id).unwrap())
+            .is_ok()
+    };
+    assert!(!has(&large));
+    let nothing = "1234567890123456789012345678901234567890";
+    let error = fetch(&cache, &source(&url, Some(nothing)))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, SourceError::RefMissing { .. }), "{error:?}");
+    let by_name = fetch(&cache, &source(&url, Some("v9.0"))).await.unwrap();
+    assert_eq!(by_name.commit().as_str(), large);
+}
+
+#[tokio::test]
+async fn a_history_that_is_cut_off_has_a_mirror_of_its_own() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let first = git(&repo, &["rev-parse", "dev"]);
+    let server = Server::start(&bed.path(""));
+    let url = server.url("project/.git");
+    let policy = SourcePolicy {
+        depth: Some(1),
+        ..on_loopback()
+    };
+    let whole = bed.cache();
+    let cut_off = bed.cache().with_policy(std::sync::Arc::new(policy));
+    for (reference, commit, log) in [
+        (None, head(&repo), "second"),
+        (Some("main"), head(&repo), "second"),
+        (Some("v1.0"), first.clone(), "first"),
+        (Some("refs/heads/dev"), first.clone(), "first"),
+        (Some(&*head(&repo)), head(&repo), "second"),
+    ] {
+        let (fetched, checkout) = build(&cut_off, &source(&url, reference)).await;
+        assert_eq!(fetched.commit().as_str(), commit, "{reference:?}");
+        assert_eq!(
+            git_in(&checkout, &["log", "--format=%s"]),
+            log,
+            "{reference:?}"
+        );
+        assert_eq!(git_in(&checkout, &["status", "--porcelain"]), "");
+    }
+    let error = fetch(&cut_off, &source(&url, Some("no-such")))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, SourceError::RefMissing { .. }), "{error:?}");
+    let (_, checkout) = build(&whole, &source(&url, None)).await;
+    assert_eq!(git_in(&checkout, &["log", "--format=%s"]), "second\nfirst");
+
+    // A name that was a branch's and is a tag's.
+    fetch(&cut_off, &source(&url, Some("dev"))).await.unwrap();
+    git(&repo, &["branch", "-D", "dev"]);
+    git(&repo, &["tag", "dev", "main"]);
+    let fetched = fetch(&cut_off, &source(&url, Some("dev"))).await.unwrap();
+    assert_eq!(fetched.commit().as_str(), head(&repo));
 }
 
 #[tokio::test]

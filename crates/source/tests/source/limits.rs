@@ -1,0 +1,184 @@
+//! Servers that take too long, or give too much.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bryo_source::{ReachedLimit, SourceCache, SourceError, SourceLimits, SourcePolicy};
+
+use crate::bed::{Bed, build, commit, fetch, head, mirror, on_loopback, source, write};
+use crate::http::{Manner, Server};
+
+fn bounded(bed: &Bed, limits: SourceLimits) -> SourceCache {
+    let policy = SourcePolicy {
+        limits,
+        ..on_loopback()
+    };
+    SourceCache::open(&bed.path("cache"))
+        .unwrap()
+        .with_policy(Arc::new(policy))
+}
+
+async fn reached(cache: &SourceCache, url: &str) -> ReachedLimit {
+    match fetch(cache, &source(url, None)).await.unwrap_err() {
+        SourceError::Limit { limit, .. } => limit,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_goes_silent_is_left() {
+    let bed = Bed::new();
+    bed.repository("project");
+    let stall = Duration::from_millis(700);
+    let limits = SourceLimits {
+        stall,
+        ..SourceLimits::default()
+    };
+    let cache = bounded(&bed, limits);
+    for server in [
+        Server::start(&bed.path("")),
+        Server::start_tls(&bed.path("")),
+    ] {
+        let url = server.url("project/.git");
+        let policy = SourcePolicy {
+            ca_bundle: server.authority.clone(),
+            limits,
+            ..on_loopback()
+        };
+        let cache = cache.clone().with_policy(Arc::new(policy));
+        for manner in [Manner::Hangs, Manner::StopsMidPack] {
+            server.behave(manner.clone());
+            assert_eq!(
+                reached(&cache, &url).await,
+                ReachedLimit::Stall(stall),
+                "{manner:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_says_nothing_is_left() {
+    let bed = Bed::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let stall = Duration::from_millis(500);
+    let limits = SourceLimits {
+        stall,
+        ..SourceLimits::default()
+    };
+    let cache = bounded(&bed, limits);
+    for scheme in ["https", "ssh"] {
+        let url = format!("{scheme}://{address}/x");
+        assert_eq!(
+            reached(&cache, &url).await,
+            ReachedLimit::Stall(stall),
+            "{url}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_ends_in_time() {
+    let bed = Bed::new();
+    bed.repository("project");
+    let server = Server::start(&bed.path(""));
+    let timeout = Duration::from_millis(700);
+    let limits = SourceLimits {
+        timeout,
+        ..SourceLimits::default()
+    };
+    let cache = bounded(&bed, limits);
+    server.behave(Manner::Hangs);
+    let limit = reached(&cache, &server.url("project/.git")).await;
+    assert_eq!(limit, ReachedLimit::Timeout(timeout));
+    assert!(limit.to_string().contains("(source.timeout)"));
+}
+
+#[tokio::test]
+async fn a_pack_without_end_ends_at_the_bound() {
+    let bed = Bed::new();
+    bed.repository("project");
+    let server = Server::start(&bed.path(""));
+    let most = 20 << 20;
+    let limits = SourceLimits {
+        bytes: most,
+        ..SourceLimits::default()
+    };
+    let cache = bounded(&bed, limits);
+    server.behave(Manner::Endless);
+    let limit = reached(&cache, &server.url("project/.git")).await;
+    assert_eq!(limit, ReachedLimit::Bytes(most));
+    assert_eq!(
+        limit.to_string(),
+        "the repository is larger than 20 MiB (source.bytes)"
+    );
+    server.wait_for_hang_up();
+    let kept = || {
+        let packs = std::fs::read_dir(mirror(&cache).join("objects/pack")).unwrap();
+        packs
+            .map(|e| e.unwrap().metadata().unwrap().len())
+            .sum::<u64>()
+    };
+    assert!(kept() <= most + (1 << 20), "{}", kept());
+    // The next fetch has the rest of this one removed.
+    server.behave(Manner::Honest);
+    let (fetched, _) = build(&cache, &source(server.url("project/.git"), None)).await;
+    assert!(fetched.notices().is_empty());
+    assert!(kept() < 1 << 20, "{}", kept());
+}
+
+#[tokio::test]
+async fn no_file_grows_beyond_the_bound_where_nobody_counts() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let mut chance: u32 = 1;
+    let noise = |_| {
+        chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from(b'!' + chance.to_be_bytes()[0] % 90)
+    };
+    let noise: String = (0..3 << 20).map(noise).collect();
+    write(&repo, "large.txt", &noise);
+    commit(&repo, "large");
+    let url = format!("file://{}", repo.display());
+    let limits = |bytes| SourceLimits {
+        bytes,
+        ..SourceLimits::default()
+    };
+    let cache = bounded(&bed, limits(1 << 20));
+    assert_eq!(reached(&cache, &url).await, ReachedLimit::Bytes(1 << 20));
+    let cache = bounded(&bed, limits(100 << 20));
+    let (fetched, _) = build(&cache, &source(&url, None)).await;
+    assert_eq!(fetched.commit().as_str(), head(&repo));
+}
+
+#[tokio::test]
+async fn nonsense_is_told_as_such_and_leaves_a_usable_mirror() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let server = Server::start(&bed.path(""));
+    let cache = bed.cache();
+    let spec = source(server.url("project/.git"), None);
+    for manner in [
+        Manner::Garbage,
+        Manner::DropsMidPack,
+        Manner::BadPack,
+        Manner::NotGit,
+    ] {
+        server.behave(manner.clone());
+        let error = fetch(&cache, &spec).await.unwrap_err();
+        assert!(
+            !matches!(error, SourceError::Corrupt { .. }),
+            "{manner:?}: {error:?}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&server.url("project/.git")) || text.contains("could not fetch"),
+            "{text}"
+        );
+    }
+    server.behave(Manner::Honest);
+    let (fetched, _) = build(&cache, &spec).await;
+    assert_eq!(fetched.commit().as_str(), head(&repo));
+    assert!(fetched.notices().is_empty(), "{:?}", fetched.notices());
+}

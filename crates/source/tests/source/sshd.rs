@@ -1,0 +1,145 @@
+//! An ssh server on loopback: OpenSSH's own, one for each connection, as whoever runs the stories.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use crate::bed::skipped;
+
+const SSHD: &str = "/usr/sbin/sshd";
+
+pub(crate) struct Sshd {
+    dir: tempfile::TempDir,
+    port: u16,
+    user: String,
+}
+
+impl Sshd {
+    /// One that lets in who has its `key`; none where there is no sshd that this user can run.
+    pub(crate) fn start() -> Option<Self> {
+        let root = nix::unistd::geteuid().is_root();
+        if !Path::new(SSHD).exists() {
+            skipped("ssh: no openssh-server");
+            return None;
+        }
+        if root && !Path::new("/run/sshd").exists() {
+            skipped("ssh: as root sshd wants /run/sshd; the stories run as an ordinary user too");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for name in ["host", "key", "other"] {
+            keygen(&path(name));
+        }
+        fs::copy(path("key.pub"), path("authorized_keys")).unwrap();
+        let config = format!(
+            "HostKey {0}/host\nAuthorizedKeysFile {0}/authorized_keys\nUsePAM no\nStrictModes no\nPidFile none\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nAcceptEnv GIT_PROTOCOL\nLogLevel ERROR\n",
+            dir.path().display()
+        );
+        fs::write(path("sshd_config"), config).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let config = path("sshd_config");
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = OwnedFd::from(stream.unwrap());
+                let sshd = Command::new(SSHD)
+                    .args(["-i", "-e", "-f"])
+                    .arg(&config)
+                    .stdin(Stdio::from(stream.try_clone().unwrap()))
+                    .stdout(Stdio::from(stream))
+                    .stderr(Stdio::null())
+                    .spawn();
+                thread::spawn(move || sshd.unwrap().wait());
+            }
+        });
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
+        let server = Self {
+            dir,
+            port,
+            user: user.unwrap().unwrap().name,
+        };
+        server.know("known_hosts", "host.pub");
+        server.know("known_wrongly", "other.pub");
+        Some(server)
+    }
+
+    /// Writes a file by which the server's key would be this one.
+    fn know(&self, file: &str, key: &str) {
+        let key = fs::read_to_string(self.file(key)).unwrap();
+        let line = format!("[127.0.0.1]:{} {key}", self.port);
+        fs::write(self.file(file), line).unwrap();
+    }
+
+    /// `key`, `other`, `known_hosts` or `known_wrongly`.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn url(&self, path: &Path) -> String {
+        format!(
+            "ssh://{}@127.0.0.1:{}{}",
+            self.user,
+            self.port,
+            path.display()
+        )
+    }
+
+    pub(crate) fn prefix(&self) -> String {
+        format!("ssh://127.0.0.1:{}", self.port)
+    }
+}
+
+fn keygen(path: &Path) {
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"])
+        .arg(path)
+        .status();
+    assert!(made.unwrap().success());
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// An ssh agent with one key.
+pub(crate) struct Agent {
+    process: std::process::Child,
+    pub(crate) socket: PathBuf,
+}
+
+impl Agent {
+    pub(crate) fn start(dir: &Path, key: &Path) -> Self {
+        let socket = dir.join("agent.socket");
+        let process = Command::new("ssh-agent")
+            .args(["-D", "-a"])
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .spawn();
+        let agent = Self {
+            process: process.unwrap(),
+            socket,
+        };
+        let since = std::time::Instant::now();
+        while !agent.socket.exists() {
+            assert!(since.elapsed() < crate::bed::SOON, "there is no ssh agent");
+            thread::yield_now();
+        }
+        let added = Command::new("ssh-add")
+            .arg("-q")
+            .arg(key)
+            .env("SSH_AUTH_SOCK", &agent.socket)
+            .status();
+        assert!(added.unwrap().success());
+        agent
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

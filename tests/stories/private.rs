@@ -1,0 +1,155 @@
+//! Sources that not everybody may read: the credential opens the server, and shows nowhere. Sources that nobody may: what is
+//! on this host.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use crate::stories;
+
+const TOKEN: &str = "hunter2-7f3a9c";
+
+/// `git:` and the token, as a client says it.
+const PROOF: &str = "Basic Z2l0Omh1bnRlcjItN2YzYTlj";
+
+/// Git over http for who knows the token, on the returned port.
+fn locked(root: &Path) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let root = root.to_owned();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let root = root.clone();
+            thread::spawn(move || answer(&mut BufReader::new(stream.unwrap()), &root));
+        }
+    });
+    port
+}
+
+fn answer(stream: &mut BufReader<std::net::TcpStream>, root: &Path) {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).unwrap_or(0) == 0 || line.trim().is_empty() {
+            break;
+        }
+        lines.push(line.trim().to_owned());
+    }
+    let header = |name: &str| {
+        let found = lines.iter().filter_map(|line| line.split_once(": "));
+        let mut found = found.filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| value.to_owned()).unwrap_or_default()
+    };
+    let mut body = vec![0; header("content-length").parse().unwrap_or(0)];
+    let _ = stream.read_exact(&mut body);
+    let mut said = b"Status: 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\r\n".to_vec();
+    if header("authorization") == PROOF {
+        let mut words = lines[0].split(' ');
+        let (method, target) = (words.next().unwrap(), words.next().unwrap());
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let mut backend = Command::new("git")
+            .arg("http-backend")
+            .envs([("GIT_HTTP_EXPORT_ALL", "1"), ("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null")])
+            .env("GIT_PROJECT_ROOT", root)
+            .envs([("REQUEST_METHOD", method), ("PATH_INFO", path), ("QUERY_STRING", query)])
+            .envs([("CONTENT_TYPE", header("content-type")), ("GIT_PROTOCOL", header("git-protocol"))])
+            .envs([("CONTENT_LENGTH", header("content-length")), ("HTTP_CONTENT_ENCODING", header("content-encoding"))])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        backend.stdin.take().unwrap().write_all(&body).unwrap();
+        said = backend.wait_with_output().unwrap().stdout;
+    }
+    let text = String::from_utf8_lossy(&said);
+    let status = text.strip_prefix("Status: ").and_then(|text| text.lines().next()).unwrap_or("200 OK");
+    let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n");
+    let _ = stream.get_mut().write_all(head.as_bytes()).and_then(|()| stream.get_mut().write_all(&said));
+    let _ = stream.get_mut().shutdown(std::net::Shutdown::Both);
+}
+
+fn written(path: PathBuf, text: &str) -> String {
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path.display().to_string()
+}
+
+/// Files below a directory that contain the token.
+fn with_token(dir: &Path) -> Vec<PathBuf> {
+    let (mut found, mut rest) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(dir) = rest.pop() {
+        // What belongs to a subordinate id is of an image.
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            if kind.is_dir() {
+                rest.push(path);
+            } else if kind.is_file() {
+                let bytes = std::fs::read(&path).unwrap_or_default();
+                if bytes.windows(TOKEN.len()).any(|piece| piece == TOKEN.as_bytes()) {
+                    found.push(path);
+                }
+            }
+        }
+    }
+    found
+}
+
+stories! {
+    fn a_token_opens_the_repository_and_shows_nowhere(world) {
+        let cache = world.own_cache().to_owned();
+        let repository = world.repository("succeeds");
+        let root = repository.path().parent().unwrap();
+        let port = locked(root);
+        let name = repository.path().file_name().unwrap().to_str().unwrap();
+        let url = format!("http://127.0.0.1:{port}/{name}/.git");
+        let token = written(world.path().join("token"), TOKEN);
+        let rules = format!(
+            "[source]\nprotocols = ['http']\nreach = ['127.0.0.1:{port}']\n[source.credentials.forge]\n\
+             url = 'http://127.0.0.1:{port}'\ntoken-file = '{token}'\n"
+        );
+        let config = written(world.path().join("bryo.toml"), &rules);
+        let image = world.image("busybox.tar");
+        let script = "env; cat /proc/*/environ /proc/*/cmdline /repo/.git/config; find /repo/.git -type f | xargs cat; \
+                      echo good > /output/index.html";
+        let options = ["--image", &image, "--network", "none", "--config", &config, "--", "sh", "-c", script];
+        let told = world.run(&url, &options);
+        told.ended(0, "succeeded");
+        let all = format!("{} {}", told.out(), told.err());
+        assert!(all.contains("repositoryformatversion"), "{all}");
+        assert!(!all.contains(TOKEN) && !all.contains(PROOF), "{all}");
+        assert_eq!(with_token(&cache), [""; 0].map(PathBuf::from));
+        assert_eq!(with_token(&world.site()), [""; 0].map(PathBuf::from));
+        assert_eq!(with_token(world.path()), [PathBuf::from(&token)]);
+
+        written(world.path().join("token"), "hunter2-wrong");
+        std::fs::write(repository.path().join("more"), "x").unwrap();
+        repository.commit("more");
+        let told = world.run(&url, &options);
+        told.ended(1, "failed");
+        told.because("access to the repository was denied");
+        let all = format!("{} {}", told.out(), told.err());
+        assert!(!all.contains("hunter2"), "{all}");
+    }
+
+    fn what_is_on_this_host_is_closed(world) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for (url, key) in [
+            (format!("https://127.0.0.1:{port}/x"), "source.reach"),
+            (format!("https://localhost:{port}/x"), "source.reach"),
+            (format!("https://[::ffff:7f00:1]:{port}/x"), "source.reach"),
+            (format!("ssh://git@127.0.0.1:{port}/x"), "source.reach"),
+            ("https://169.254.169.254/x".to_owned(), "source.reach"),
+            (format!("http://git.example.org:{port}/x"), "source.protocols"),
+        ] {
+            let told = world.start_script(&url, &[]).end();
+            told.ended(1, "failed");
+            told.because(key);
+        }
+        assert!(listener.accept().is_err());
+    }
+}
