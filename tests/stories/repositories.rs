@@ -19,20 +19,40 @@ fn with_submodule(world: &World) -> Repository {
     let app = world.repository("looks-at-its-repository");
     app.git(&["tag", "-a", "-m", "one", "v1.0"]);
     let from = lib.path().to_str().unwrap();
-    app.git(&["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", from, "lib"]);
+    app.git(&[
+        "-c",
+        "protocol.file.allow=always",
+        "submodule",
+        "--quiet",
+        "add",
+        from,
+        "lib",
+    ]);
     app.commit("with lib");
     app
 }
 
 /// An image whose processes run as this user, made of another one.
 fn with_user(world: &World, image: &str, user: &str) -> String {
-    let dir = world.path().join(format!("user-{}", user.replace(':', "-")));
+    let dir = world
+        .path()
+        .join(format!("user-{}", user.replace(':', "-")));
     let layout = format!("oci:{}:it", dir.display());
     let copied = Command::new("skopeo")
-        .args(["--insecure-policy", "copy", "--quiet", &world.image(image), &layout])
+        .args([
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            &world.image(image),
+            &layout,
+        ])
         .output()
         .unwrap();
-    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    assert!(
+        copied.status.success(),
+        "{}",
+        String::from_utf8_lossy(&copied.stderr)
+    );
     let read = |path: &Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
     let blob = |entry: &Value| {
         let digest = entry["digest"].as_str().unwrap();
