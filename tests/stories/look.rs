@@ -87,8 +87,6 @@ fn processes(world: &Path, found: &mut Vec<String>) {
         }
         let ours = [
             "__helper",
-            "__worker",
-            "__nested",
             "__inside",
             "slirp4netns",
             "pasta",

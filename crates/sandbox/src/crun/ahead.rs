@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Ready;
 use crate::network::{DNS, Rule, own_addresses, rules};
+use crate::userns::Worker;
 use crate::{Leftover, Network, SandboxError};
 
 /// A program that was killed and is there after this is held by the kernel.
@@ -128,11 +129,14 @@ impl Ahead {
 
     /// Ends a program and waits until it is gone: at once where no attempt follows, else beside it.
     pub(super) async fn see_off(self: &Arc<Self>, mut program: Running) -> Option<Leftover> {
-        let gone = async move {
-            let late = tokio::time::timeout(DYING, program.kill()).await.is_err();
-            late.then(|| Leftover("a program of ours cannot be killed".to_owned()))
-        };
-        self.now_or_beside(gone).await
+        self.now_or_beside(in_time(async move { program.kill().await }))
+            .await
+    }
+
+    /// The same of a worker.
+    pub(super) async fn see_off_worker(self: &Arc<Self>, mut worker: Worker) -> Option<Leftover> {
+        self.now_or_beside(in_time(async move { worker.kill().await }))
+            .await
     }
 
     /// Does it now, or beside the next attempt where one may follow; then what is left is told by `close`.
@@ -169,6 +173,11 @@ impl Ahead {
         self.beside.wait().await;
         std::mem::take(&mut self.shelf().left)
     }
+}
+
+async fn in_time(gone: impl Future<Output = ()>) -> Option<Leftover> {
+    let late = tokio::time::timeout(DYING, gone).await.is_err();
+    late.then(|| Leftover("a program of ours cannot be killed".to_owned()))
 }
 
 /// A place for what is being made. Dropping it without filling it makes it free again.

@@ -39,7 +39,7 @@ pub(super) struct Placement<'a> {
     /// The SELinux labels of the job.
     pub(super) labels: Option<&'a Labels>,
     /// The filter as crun compiled it before.
-    pub(super) compiled_filter: Option<String>,
+    pub(super) compiled_filter: Option<&'a str>,
 }
 
 /// Writes the recipe as the specification has it.
@@ -110,8 +110,8 @@ pub(super) fn config(
         linux.set_uid_mappings(None).set_gid_mappings(None);
         linux.set_mount_label(place.labels.map(|labels| labels.file().to_string()));
     }
-    if let Some(program) = &place.compiled_filter {
-        let annotation = (filter::ANNOTATION.to_owned(), program.clone());
+    if let Some(program) = place.compiled_filter {
+        let annotation = (filter::ANNOTATION.to_owned(), program.to_owned());
         config.set_annotations(Some(HashMap::from([annotation])));
     }
     Ok(config)

@@ -10,7 +10,8 @@ mod worker;
 
 pub(crate) use self::ahead::Ahead;
 pub(crate) use sandbox::CrunSandbox;
-pub(crate) use worker::worker_main;
+pub(crate) use sealed::SealedCrun;
+pub(crate) use worker::worker;
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use bryo_model::{IdSlot, NetworkMode};
-use bryo_process::{Program, Running, Stdio, find_program};
+use bryo_process::find_program;
 use oci_spec::runtime::LinuxSeccomp;
 
 use ahead::Wanted;
@@ -26,7 +27,7 @@ use filter::Filter;
 
 use crate::network::{Counters, NetworkHelper, NetworkProgram, Rule, close_network};
 use crate::proc::kernel_version;
-use crate::userns::{Nested, Role, UserNamespace};
+use crate::userns::{Nested, UserNamespace, Worker};
 use crate::{Host, Leftover, Missing, Network, SandboxError, seccomp};
 
 /// Overlay mounts in user namespaces came with 5.11, `cgroup.kill` with 5.14. Whether the overlay module is loaded does not
@@ -114,10 +115,11 @@ impl CrunRuntime {
     }
 
     async fn make(&self, name: &str, wanted: Wanted) -> Result<Ready, SandboxError> {
-        // It needs nothing of what is made meanwhile.
-        let worker = start_worker(&self.userns, &self.crun)?;
         let isolated = wanted.rules().is_some();
-        let nested = self.userns.nest(name, wanted.slot(), isolated).await?;
+        let (worker, nested) = tokio::try_join!(
+            self.userns.work(&self.crun),
+            self.userns.nest(name, wanted.slot(), isolated)
+        )?;
         let network = match wanted.rules() {
             None => Ok(None),
             Some(rules) => self.connect(&nested, rules).await.map(Some),
@@ -207,16 +209,6 @@ impl CrunRuntime {
     }
 }
 
-/// The worker of an attempt that may not be there yet.
-fn start_worker(userns: &UserNamespace, crun: &Path) -> Result<Running, SandboxError> {
-    Program::new("/proc/self/exe")
-        .arg(Role::Worker.name())
-        .arg(userns.pid().to_string())
-        .arg(crun)
-        .start(Stdio::Piped)
-        .map_err(SandboxError::program("start the worker"))
-}
-
 /// What was true of the host when the runtime's needs were read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
@@ -225,7 +217,7 @@ pub(crate) struct Stamp {
 }
 
 /// A file by what changes when it is replaced or written.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct FileStamp {
     path: PathBuf,
     ino: u64,
@@ -275,7 +267,7 @@ fn ours_alone(dir: &Path) -> Result<(), SandboxError> {
 pub(crate) struct Ready {
     wanted: Wanted,
     nested: Nested,
-    worker: Running,
+    worker: Worker,
     network: Option<Connected>,
 }
 

@@ -8,18 +8,23 @@
 //! word `selinux` among the mounts, and without it takes the host for one without SELinux.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
+use bryo_process::{Fork, fork};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{getpid, getppid};
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, WaitStatus, wait};
 use serde::{Deserialize, Serialize};
 
-use super::sealed::{self, Sealed};
+use super::sealed::SealedCrun;
 use super::worker::Instructions;
 use crate::selinux;
 
@@ -37,41 +42,34 @@ impl End {
     }
 }
 
-/// The crun program, as it will be started.
-pub(super) struct Crun<'a> {
-    path: &'a Path,
-    copy: io::Result<Sealed>,
-}
-
-impl<'a> Crun<'a> {
-    /// Copies it, which can be done before it is needed.
-    pub(super) fn at(path: &'a OsStr) -> Self {
-        let path = Path::new(path);
-        Self {
-            path,
-            copy: sealed::copy(path),
-        }
-    }
-
-    /// Starts the copy, which spares crun to make one itself, or it as it is where that is refused.
-    fn start(&self, args: &[OsString]) -> io::Result<Child> {
-        let from = |program: &Path| {
-            let mut command = Command::new(program);
-            command.arg0(self.path).args(args).stdin(Stdio::null());
-            command.spawn()
-        };
-        match &self.copy {
-            Ok(copy) => from(&copy.path()).or_else(|_| from(self.path)),
-            Err(_) => from(self.path),
+/// Starts crun from a sealed copy, which spares it to make one itself, or as it is where that is refused.
+///
+/// It ends with this process, which nobody could wait for crun without. Should this process be killed while crun is about to
+/// put a job into its cgroup, there is nobody else who could stop it.
+fn start(crun: &SealedCrun, args: &[OsString]) -> io::Result<i32> {
+    let parent = getpid();
+    match fork()? {
+        Fork::Parent(pid) => Ok(pid.as_raw()),
+        Fork::Child => {
+            let _ = set_pdeathsig(Signal::SIGKILL);
+            if getppid() == parent {
+                for program in crun.programs() {
+                    let mut command = Command::new(program);
+                    command.arg0(crun.path()).args(args);
+                    // It returns only when there is another one to try.
+                    let _ = command.exec();
+                }
+            }
+            std::process::exit(NOT_STARTED);
         }
     }
 }
+
+/// The exit code of a copy that could not become crun, which has none like it.
+const NOT_STARTED: i32 = 213;
 
 /// Has crun make the container and waits for the end of the job. What crun complains about is in its own log.
-pub(super) fn run(todo: &Instructions, crun: &Crun<'_>) -> Result<(), String> {
-    if is_orphan(todo) {
-        return Err("the agent is gone".to_owned());
-    }
+pub(super) fn run(todo: &Instructions, crun: &SealedCrun) -> Result<(), String> {
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| format!("could not become the job's parent: {e}"))?;
     if let Some(label) = todo
@@ -84,11 +82,6 @@ pub(super) fn run(todo: &Instructions, crun: &Crun<'_>) -> Result<(), String> {
     let mut children = Children::default();
     if !children.succeeds(crun, &todo.crun)? {
         return Ok(());
-    }
-    if is_orphan(todo) {
-        // Who dies before the job is in its cgroup has it killed there too early. If the agent lives at this moment, its
-        // helper's kill comes later.
-        kill_all(todo);
     }
     let job = job(&todo.pid_file)?;
     if let Some(labels) = &todo.labels {
@@ -124,11 +117,6 @@ fn job(pid_file: &Path) -> Result<i32, String> {
         .map_err(|_| format!("crun wrote {text:?} as the job's process id"))
 }
 
-/// Whether the agent that started this has died.
-fn is_orphan(todo: &Instructions) -> bool {
-    u32::try_from(nix::unistd::getppid().as_raw()).ok() != Some(todo.agent)
-}
-
 /// Room for an [`End`] as text.
 const ROOM: usize = 64;
 
@@ -154,14 +142,16 @@ struct Children {
 
 impl Children {
     /// Runs crun to its end. Whether that was a good one.
-    fn succeeds(&mut self, crun: &Crun<'_>, args: &[OsString]) -> Result<bool, String> {
-        let child = crun
-            .start(args)
-            .map_err(|e| format!("could not start {}: {e}", crun.path.display()))?;
-        let child = i32::try_from(child.id()).map_err(|e| e.to_string())?;
+    fn succeeds(&mut self, crun: &SealedCrun, args: &[OsString]) -> Result<bool, String> {
+        let failed =
+            |why: &dyn Display| format!("could not start {}: {why}", crun.path().display());
+        let child = start(crun, args).map_err(|e| failed(&e))?;
         // A number can be given again.
         self.ended.remove(&child);
-        Ok(self.wait_for(child)? == Some(End::Code(0)))
+        match self.wait_for(child)? {
+            Some(End::Code(NOT_STARTED)) => Err(failed(&"it cannot be run")),
+            end => Ok(end == Some(End::Code(0))),
+        }
     }
 
     fn wait_for(&mut self, pid: i32) -> Result<Option<End>, String> {

@@ -1,8 +1,8 @@
 //! The worker: makes the mounts of one job in a mount namespace of its own, has `crun` make the container, and stays as
 //! the parent of the job's first process, because only a parent is told how a process ended.
 //!
-//! It is started before there is anything to do, joins the helper, and waits until its standard input tells it which
-//! instructions are its. If that ends instead, nobody needs it.
+//! It is a copy of the helper, made before there is anything to do, and waits until it is told which instructions are its.
+//! If its input ends instead, nobody needs it.
 //!
 //! ```text
 //!  BASE/box/            a tmpfs, only in this mount namespace
@@ -16,7 +16,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Read;
+use std::io::{PipeReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -25,13 +25,14 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, chown};
 use serde::{Deserialize, Serialize};
 
-use super::parent::{self, Crun};
-use crate::userns::{give, join};
+use super::parent;
+use super::sealed::SealedCrun;
+use crate::userns::give;
 
 /// The kernel takes mount options of one page, its end included.
 const OPTIONS: usize = 4095;
 
-/// What the worker is told, in a file that is named on its standard input.
+/// What the worker is told, in a file that is named to it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Instructions {
     /// The job's id 0, as the helper's namespace counts.
@@ -48,8 +49,7 @@ pub(super) struct Instructions {
     /// What crun is started with to make the container; the job runs at once, or waits for its start where it has labels.
     pub(super) crun: Vec<OsString>,
     pub(super) labels: Option<JobLabels>,
-    /// Bryo itself, and the job's cgroup.
-    pub(super) agent: u32,
+    /// That of the job.
     pub(super) cgroup: PathBuf,
     /// Where crun writes the number of the job's first process.
     pub(super) pid_file: PathBuf,
@@ -93,27 +93,21 @@ pub(super) fn etc_file(place: &Path, name: &str) -> PathBuf {
     place.join("etc").join(name)
 }
 
-/// The worker's main function: `HELPER-PID CRUN`.
-pub(crate) fn worker_main(args: &[OsString]) -> Result<(), String> {
-    let [helper, crun] = args else {
-        return Err("usage: HELPER-PID CRUN".to_owned());
-    };
-    let joined = join(helper);
-    let crun = Crun::at(crun);
+/// The worker's main function; its exit code. The name of the file with its instructions comes out of `told`.
+pub(crate) fn worker(mut told: PipeReader, crun: &SealedCrun) -> i32 {
     let mut file = Vec::new();
-    std::io::stdin()
-        .read_to_end(&mut file)
-        .map_err(|e| e.to_string())?;
-    if file.is_empty() {
-        return Ok(());
+    if told.read_to_end(&mut file).is_err() || file.is_empty() {
+        return 0;
     }
     let file = Path::new(OsStr::from_bytes(&file));
     // What goes wrong is told in a file: standard error is the job's.
-    let result = joined.and_then(|()| work(file, &crun));
-    if let Err(why) = &result {
-        let _ = fs::write(error_file(file), why);
+    match work(file, crun) {
+        Ok(()) => 0,
+        Err(why) => {
+            let _ = fs::write(error_file(file), why);
+            1
+        }
     }
-    result.map_err(|_| String::new())
 }
 
 /// Where the worker says why it failed.
@@ -121,7 +115,7 @@ pub(super) fn error_file(instructions: &Path) -> PathBuf {
     instructions.with_extension("error")
 }
 
-fn work(file: &Path, crun: &Crun<'_>) -> Result<(), String> {
+fn work(file: &Path, crun: &SealedCrun) -> Result<(), String> {
     let text = fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let todo: Instructions = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
     // Not before there are instructions: what was pinned later would not be seen in it.
