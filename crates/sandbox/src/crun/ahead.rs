@@ -24,6 +24,9 @@ use crate::{Leftover, Network, SandboxError};
 /// A program that was killed and is there after this is held by the kernel.
 const DYING: Duration = Duration::from_secs(10);
 
+/// A program that ends by itself has done so after this.
+const ENDING: Duration = Duration::from_secs(2);
+
 /// What makes one attempt's needs the same as another's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
@@ -133,10 +136,14 @@ impl Ahead {
             .await
     }
 
-    /// The same of a worker.
+    /// The same of a worker that has nothing left to do.
     pub(super) async fn see_off_worker(self: &Arc<Self>, mut worker: Worker) -> Option<Leftover> {
-        self.now_or_beside(in_time(async move { worker.kill().await }))
-            .await
+        let gone = in_time(async move {
+            if tokio::time::timeout(ENDING, worker.wait()).await.is_err() {
+                worker.kill().await;
+            }
+        });
+        self.now_or_beside(gone).await
     }
 
     /// Does it now, or beside the next attempt where one may follow; then what is left is told by `close`.

@@ -115,21 +115,24 @@ impl CrunRuntime {
     }
 
     async fn make(&self, name: &str, wanted: Wanted) -> Result<Ready, SandboxError> {
-        let isolated = wanted.rules().is_some();
-        let (worker, nested) = tokio::try_join!(
-            self.userns.work(&self.crun),
-            self.userns.nest(name, wanted.slot(), isolated)
-        )?;
-        let network = match wanted.rules() {
-            None => Ok(None),
-            Some(rules) => self.connect(&nested, rules).await.map(Some),
-        };
-        match network {
-            Ok(network) => Ok(Ready {
+        let worker = self.userns.work(&self.crun);
+        let Some(rules) = wanted.rules() else {
+            // Where there is nobody to be connected, crun makes the namespaces with the container.
+            return Ok(Ready {
+                worker: worker.await?,
                 wanted,
-                nested,
+                nested: None,
+                network: None,
+            });
+        };
+        let nested = self.userns.nest(name, wanted.slot());
+        let (worker, nested) = tokio::try_join!(worker, nested)?;
+        match self.connect(&nested, rules).await {
+            Ok(network) => Ok(Ready {
+                network: Some(network),
+                nested: Some(nested),
                 worker,
-                network,
+                wanted,
             }),
             Err(error) => {
                 let _ = self.userns.unnest(&nested).await;
@@ -143,8 +146,7 @@ impl CrunRuntime {
             .network
             .as_ref()
             .map_err(|missing| SandboxError::Host(vec![missing.clone()]))?;
-        let net = nested.net().unwrap_or(nested.user());
-        let (user, net) = (nested.on_host(nested.user()), nested.on_host(net));
+        let (user, net) = (nested.on_host(nested.user()), nested.on_host(nested.net()));
         // Not both at once: the kernel takes no route through a gateway that a rule has closed.
         let helper = program.start(&self.userns, nested).await?;
         let counters = close_network(&user, &net, rules).await?;
@@ -189,7 +191,8 @@ impl CrunRuntime {
     /// Lets go of an attempt's namespaces and ends its network. Returns what is left of them, if that is known already: the
     /// kernel takes its time to take a network device away, and where attempts follow each other it is waited for beside the
     /// next one, and by [`Ahead::close`] at last.
-    async fn let_go(&self, nested: Nested, network: Option<Connected>) -> Option<Leftover> {
+    async fn let_go(&self, nested: Option<Nested>, network: Option<Connected>) -> Option<Leftover> {
+        let nested = nested?;
         if let Some(network) = &network {
             network.helper.end();
         }
@@ -266,7 +269,8 @@ fn ours_alone(dir: &Path) -> Result<(), SandboxError> {
 #[derive(Debug)]
 pub(crate) struct Ready {
     wanted: Wanted,
-    nested: Nested,
+    /// Where there is a network.
+    nested: Option<Nested>,
     worker: Worker,
     network: Option<Connected>,
 }

@@ -43,7 +43,7 @@ pub(crate) struct CrunSandbox {
     worker: Option<Worker>,
     /// What the next attempt will want, if it is like this one.
     wanted: Wanted,
-    nested: Nested,
+    nested: Option<Nested>,
     network: Option<Connected>,
     cgroup: JobCgroup,
     work: PathBuf,
@@ -113,8 +113,9 @@ impl CrunSandbox {
                 rootfs: &worker::rootfs(&place),
                 sources: &sources,
                 etc: &etc_paths,
-                user_namespace: nested.user(),
-                network_namespace: nested.net(),
+                slot: self.wanted.slot(),
+                user_namespace: nested.as_ref().map(Nested::user),
+                network_namespace: nested.as_ref().map(Nested::net),
                 cgroup: &name_of(&self.cgroup.dir().join(BOX)),
                 labels,
                 compiled_filter,
@@ -123,7 +124,7 @@ impl CrunSandbox {
         .map_err(failed)?;
         let instructions = Instructions {
             place,
-            job_root: nested.slot().first(),
+            job_root: self.wanted.slot().first(),
             layers: dirs.clone(),
             overlay: self.overlay(),
             mounts: spec

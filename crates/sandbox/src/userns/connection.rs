@@ -75,20 +75,20 @@ impl Connection {
 
     /// Sends a wish. It is sent whether or not anybody waits for the answer.
     pub(super) async fn ask(&self, wish: Wish) -> Result<Done, SandboxError> {
-        let (_, answer) = self.lock().send(wish)?;
+        let (_, answer) = self.lock().ask(wish)?;
         answered(answer).await
     }
 
     /// Sends a wish whose answer nobody needs. With a helper that has ended, what is wished has happened.
     pub(super) fn tell(&self, wish: Wish) {
-        let _ = self.lock().send(wish);
+        let _ = self.lock().send(None, wish);
     }
 
     /// Asks for a worker.
     pub(super) fn ask_for_worker(&self, crun: &Path) -> Result<Asked, SandboxError> {
         // In one go: it may end at once.
         let mut state = self.lock();
-        let (number, answer) = state.send(Wish::Work {
+        let (number, answer) = state.ask(Wish::Work {
             crun: crun.to_owned(),
         })?;
         let (sender, receiver) = watch::channel(None);
@@ -122,19 +122,24 @@ impl Asked {
 }
 
 impl State {
-    fn send(&mut self, wish: Wish) -> Result<(u64, Answer), SandboxError> {
+    fn send(&self, number: Option<u64>, wish: Wish) -> Result<(), SandboxError> {
         if let Some(why) = &self.ended {
             return Err(lost(why));
         }
-        self.next += 1;
-        let number = self.next;
         let mut line =
             serde_json::to_vec(&Request { number, wish }).map_err(|e| lost(&e.to_string()))?;
         line.push(b'\n');
-        let (sender, receiver) = oneshot::channel();
-        self.answers.insert(number, sender);
         // Who does not take it any more has ended, which is told to everybody who waits.
         let _ = self.lines.send(line);
+        Ok(())
+    }
+
+    fn ask(&mut self, wish: Wish) -> Result<(u64, Answer), SandboxError> {
+        self.next += 1;
+        let number = self.next;
+        self.send(Some(number), wish)?;
+        let (sender, receiver) = oneshot::channel();
+        self.answers.insert(number, sender);
         Ok((number, receiver))
     }
 }

@@ -144,41 +144,33 @@ impl UserNamespace {
     }
 
     /// Has the helper kill everything in this cgroup, should this process die before [`UserNamespace::unguard`].
-    pub(crate) async fn guard(&self, cgroup: &Path) -> Result<(), SandboxError> {
-        self.ask(Wish::Guard {
+    /// The helper does so before anything that it is asked after this, whether or not this process is there then.
+    pub(crate) fn guard(&self, cgroup: &Path) {
+        self.connection.tell(Wish::Guard {
             cgroup: cgroup.to_owned(),
-        })
-        .await
+        });
     }
 
     /// Takes it back.
-    pub(crate) async fn unguard(&self, cgroup: &Path) -> Result<(), SandboxError> {
-        self.ask(Wish::Unguard {
+    pub(crate) fn unguard(&self, cgroup: &Path) {
+        self.connection.tell(Wish::Unguard {
             cgroup: cgroup.to_owned(),
-        })
-        .await
+        });
     }
 
-    /// Makes the nested namespaces of one attempt.
-    pub(crate) async fn nest(
-        &self,
-        name: &str,
-        slot: IdSlot,
-        network: bool,
-    ) -> Result<Nested, SandboxError> {
+    /// Makes a user namespace with the ids of this slot, and a network namespace that it owns.
+    pub(crate) async fn nest(&self, name: &str, slot: IdSlot) -> Result<Nested, SandboxError> {
         self.ask(Wish::Nest {
             name: name.to_owned(),
             first: slot.first(),
-            network,
         })
         .await?;
         let (user, net) = nested::pins(&self.base, name);
         Ok(Nested {
             name: name.to_owned(),
-            slot,
             root: PathBuf::from(format!("/proc/{}/root", self.pid)),
             user,
-            net: network.then_some(net),
+            net,
         })
     }
 
@@ -247,10 +239,9 @@ async fn map(program: &'static str, pid: i32, map: Vec<String>) -> Result<(), Sa
 #[derive(Clone, Debug)]
 pub(crate) struct Nested {
     name: String,
-    slot: IdSlot,
     root: PathBuf,
     user: PathBuf,
-    net: Option<PathBuf>,
+    net: PathBuf,
 }
 
 impl Nested {
@@ -259,19 +250,14 @@ impl Nested {
         &self.name
     }
 
-    /// Whose ids the job has.
-    pub(crate) const fn slot(&self) -> IdSlot {
-        self.slot
-    }
-
     /// The user namespace, as a path in the helper's mount namespace.
     pub(crate) fn user(&self) -> &Path {
         &self.user
     }
 
     /// The network namespace, as a path there.
-    pub(crate) fn net(&self) -> Option<&Path> {
-        self.net.as_deref()
+    pub(crate) fn net(&self) -> &Path {
+        &self.net
     }
 
     /// Where a program of these namespaces can write its process id, as a path there; it goes with them.

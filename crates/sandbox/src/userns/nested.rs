@@ -25,19 +25,19 @@ pub(super) fn pins(base: &Path, name: &str) -> (PathBuf, PathBuf) {
 }
 
 /// Makes the namespaces and pins them; `first` is the job's id 0. The process that makes them is gone afterwards.
-pub(super) fn make(base: &Path, name: &str, first: u32, network: bool) -> Result<(), String> {
+pub(super) fn make(base: &Path, name: &str, first: u32) -> Result<(), String> {
     let text = |e: io::Error| format!("could not start the namespace maker: {e}");
     let (said, say) = io::pipe().map_err(text)?;
     let (wait, go) = io::pipe().map_err(text)?;
     let maker = match fork().map_err(text)? {
         Fork::Child => {
             drop((said, go));
-            be_maker(network, say, wait);
+            be_maker(say, wait);
         }
         Fork::Parent(maker) => maker,
     };
     drop((say, wait));
-    let result = map_and_pin(said, maker, base, name, first, network);
+    let result = map_and_pin(said, maker, base, name, first);
     // The end of its input ends it, whatever happened.
     drop(go);
     let _ = waitpid(maker, None);
@@ -48,18 +48,14 @@ pub(super) fn make(base: &Path, name: &str, first: u32, network: bool) -> Result
 }
 
 /// The namespace maker: makes them, says so, and waits until it is no longer needed.
-fn be_maker(network: bool, mut say: io::PipeWriter, mut wait: io::PipeReader) -> ! {
-    let mut flags = CloneFlags::CLONE_NEWUSER;
-    if network {
-        flags |= CloneFlags::CLONE_NEWNET;
-    }
-    match unshare(flags) {
+fn be_maker(mut say: io::PipeWriter, mut wait: io::PipeReader) -> ! {
+    match unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET) {
         Ok(()) => {
             let _ = say.write_all(MADE);
             let _ = wait.read(&mut [0]);
         }
         Err(e) => {
-            let why = format!("could not make the job's user namespace: {e}");
+            let why = format!("could not make the job's namespaces: {e}");
             let _ = say.write_all(why.as_bytes());
         }
     }
@@ -72,7 +68,6 @@ fn map_and_pin(
     base: &Path,
     name: &str,
     first: u32,
-    network: bool,
 ) -> Result<(), String> {
     let mut answer = [0; 512];
     let read = said
@@ -96,10 +91,7 @@ fn map_and_pin(
     }
     let (user, net) = pins(base, name);
     pin(&proc.join("ns/user"), &user)?;
-    if network {
-        pin(&proc.join("ns/net"), &net)?;
-    }
-    Ok(())
+    pin(&proc.join("ns/net"), &net)
 }
 
 fn pin(namespace: &Path, at: &Path) -> Result<(), String> {

@@ -6,22 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::OnDisk;
 
-/// A wish of the agent, numbered; the answer carries the number.
+/// A wish of the agent. One with a number is answered, and the answer carries the number.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request {
-    pub(super) number: u64,
+    pub(super) number: Option<u64>,
     pub(super) wish: Wish,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Wish {
     /// Make and pin a nested user namespace, in which the ids from `first` on are 0 and up, and a network
-    /// namespace that it owns if asked.
-    Nest {
-        name: String,
-        first: u32,
-        network: bool,
-    },
+    /// namespace that it owns.
+    Nest { name: String, first: u32 },
     /// Let go of both.
     Unnest { name: String },
     /// Make a worker, which waits. It has the number of this request, and starts this crun.

@@ -154,13 +154,12 @@ impl Server {
     }
 
     fn fulfil(&mut self, request: Request) {
-        let number = request.number;
+        // Whoever wants no answer gets none, whatever has the number 0.
+        let number = request.number.unwrap_or(0);
         let result = match request.wish {
-            Wish::Nest {
-                name,
-                first,
-                network,
-            } => nested::make(&self.base, &name, first, network).map(|()| Some(Done::Granted)),
+            Wish::Nest { name, first } => {
+                nested::make(&self.base, &name, first).map(|()| Some(Done::Granted))
+            }
             Wish::Unnest { name } => {
                 nested::unmake(&self.base, &name).map(|()| Some(Done::Granted))
             }
@@ -200,7 +199,9 @@ impl Server {
                 Ok(Some(Done::Granted))
             }
         };
-        if let Some(result) = result.transpose() {
+        if let Some(result) = result.transpose()
+            && request.number.is_some()
+        {
             tell(&Said::answer(number, result));
         }
     }
