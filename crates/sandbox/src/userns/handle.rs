@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bryo_model::IdSlot;
@@ -160,24 +161,31 @@ impl UserNamespace {
 
     /// Makes a user namespace with the ids of this slot, and a network namespace that it owns.
     pub(crate) async fn nest(&self, name: &str, slot: IdSlot) -> Result<Nested, SandboxError> {
+        let (user, net) = nested::pins(&self.base, name);
+        // Before they are there: whoever goes away meanwhile leaves nothing.
+        let nested = Nested {
+            pinned: Arc::new(Pinned {
+                name: name.to_owned(),
+                connection: Arc::clone(&self.connection),
+                let_go: AtomicBool::new(false),
+            }),
+            root: PathBuf::from(format!("/proc/{}/root", self.pid)),
+            user,
+            net,
+        };
         self.ask(Wish::Nest {
             name: name.to_owned(),
             first: slot.first(),
         })
         .await?;
-        let (user, net) = nested::pins(&self.base, name);
-        Ok(Nested {
-            name: name.to_owned(),
-            root: PathBuf::from(format!("/proc/{}/root", self.pid)),
-            user,
-            net,
-        })
+        Ok(nested)
     }
 
-    /// Lets go of them.
+    /// Lets go of them, for whoever has them.
     pub(crate) async fn unnest(&self, nested: &Nested) -> Result<(), SandboxError> {
+        nested.pinned.let_go.store(true, Ordering::Relaxed);
         self.ask(Wish::Unnest {
-            name: nested.name.clone(),
+            name: nested.name().to_owned(),
         })
         .await
     }
@@ -235,19 +243,36 @@ async fn map(program: &'static str, pid: i32, map: Vec<String>) -> Result<(), Sa
         .map_err(SandboxError::program("map the user's subordinate ids"))
 }
 
-/// The namespaces of one attempt, by name.
+/// The namespaces of one attempt, by name. Dropping the last clone lets go of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Nested {
-    name: String,
+    pinned: Arc<Pinned>,
     root: PathBuf,
     user: PathBuf,
     net: PathBuf,
 }
 
+#[derive(Debug)]
+struct Pinned {
+    name: String,
+    connection: Arc<Connection>,
+    let_go: AtomicBool,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if !self.let_go.load(Ordering::Relaxed) {
+            self.connection.tell(Wish::Unnest {
+                name: std::mem::take(&mut self.name),
+            });
+        }
+    }
+}
+
 impl Nested {
     /// Their name.
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.pinned.name
     }
 
     /// The user namespace, as a path in the helper's mount namespace.
@@ -268,5 +293,57 @@ impl Nested {
     /// The same path as the host sees it.
     pub(crate) fn on_host(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// A helper that answers nothing and writes down what it is asked.
+    fn deaf(heard: &Path) -> UserNamespace {
+        let mut helper = Program::new("tee")
+            .arg(heard)
+            .start(Stdio::Piped)
+            .unwrap();
+        let (stdin, stdout, stderr) = helper.take_pipes();
+        UserNamespace {
+            pid: helper.id().unwrap(),
+            base: PathBuf::from("/mnt"),
+            _helper: helper,
+            connection: Connection::begin(
+                stdin.unwrap(),
+                BufReader::new(stdout.unwrap()),
+                stderr.unwrap(),
+            ),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_has_let_go_of_what_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let heard = dir.path().join("heard");
+        let userns = deaf(&heard);
+        let soon = Duration::from_millis(1);
+        let nested = tokio::time::timeout(soon, userns.nest("one", IdSlot::SHARED)).await;
+        let worker = tokio::time::timeout(soon, userns.work(Path::new("/crun"))).await;
+        assert!(nested.is_err() && worker.is_err());
+        let wishes = [
+            r#""Nest":{"name":"one""#,
+            r#""Unnest":{"name":"one"}"#,
+            r#""Work":{"crun":"/crun"}"#,
+            r#""Kill":{"worker":2,"cgroup":null}"#,
+        ];
+        let told = async {
+            loop {
+                let heard = fs::read_to_string(&heard).unwrap_or_default();
+                if wishes.iter().all(|wish| heard.contains(wish)) {
+                    return;
+                }
+                tokio::time::sleep(soon).await;
+            }
+        };
+        tokio::time::timeout(START, told).await.unwrap();
     }
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bryo_process::{Fork, fork};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
 use nix::sys::signal::{Signal, kill, killpg};
@@ -32,6 +33,9 @@ use crate::crun::{self, SealedCrun};
 
 /// How long what was killed may take to be gone.
 const DYING: Duration = Duration::from_secs(5);
+
+/// So much a job can write before it has to wait for the agent, in bytes.
+const OUTPUT_PIPE: i32 = 256 << 10;
 
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(1);
@@ -267,6 +271,10 @@ impl Server {
         let (told, instructions) = io::pipe().map_err(text)?;
         let (stdout, to_stdout) = io::pipe().map_err(text)?;
         let (stderr, to_stderr) = io::pipe().map_err(text)?;
+        for pipe in [&stdout, &stderr] {
+            // Where the user has many pipes the kernel refuses; then it is as large as others are.
+            let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(OUTPUT_PIPE));
+        }
         let output = [stdout.as_raw_fd(), stderr.as_raw_fd()];
         let waits = Some(Waits {
             instructions,
