@@ -6,6 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat2};
@@ -29,12 +30,17 @@ pub(crate) fn give(path: &Path, root: u32) -> Result<(), String> {
     fchmod(&fd, Mode::from_bits_truncate(0o777)).map_err(text)
 }
 
+/// So many entries are little.
+const LITTLE: u64 = 300;
+
 /// How much is done before the rest is left to somebody who has the time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
     entries: u64,
     /// Of one file that is removed.
     blocks: u64,
+    /// A disk can be slow.
+    until: Option<Instant>,
 }
 
 impl Effort {
@@ -42,17 +48,22 @@ impl Effort {
     pub(super) const ALL: Self = Self {
         entries: u64::MAX,
         blocks: u64::MAX,
+        until: None,
     };
-    /// A millisecond or two.
-    pub(super) const LITTLE: Self = Self {
-        entries: 300,
-        blocks: (64 << 20) / 512,
-    };
+
+    /// A few milliseconds at most.
+    pub(super) fn little() -> Self {
+        Self {
+            entries: LITTLE,
+            blocks: (64 << 20) / 512,
+            until: Some(Instant::now() + Duration::from_millis(3)),
+        }
+    }
 
     /// So many more entries. Whether that is still within it.
     pub(super) fn allows(&mut self, entries: u64) -> bool {
         self.entries = self.entries.saturating_sub(entries);
-        self.entries > 0
+        self.entries > 0 && self.until.is_none_or(|until| Instant::now() < until)
     }
 }
 
@@ -308,18 +319,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
         std::fs::create_dir(&tree).unwrap();
-        for n in 0..Effort::LITTLE.entries {
+        for n in 0..LITTLE {
             std::fs::write(tree.join(n.to_string()), "").unwrap();
         }
-        assert_eq!(reclaim(&tree, Effort::LITTLE), Ok(Progress::Part));
+        let little = || Effort {
+            until: None,
+            ..Effort::little()
+        };
+        let late = Effort {
+            until: Some(Instant::now()),
+            ..Effort::ALL
+        };
+        assert_eq!(reclaim(&tree, little()), Ok(Progress::Part));
+        assert_eq!(reclaim(&tree, late), Ok(Progress::Part));
         assert_eq!(reclaim(&tree, Effort::ALL), Ok(Progress::Whole));
-        assert_eq!(remove(&tree, Effort::LITTLE), Ok(Progress::Part));
-        assert_eq!(remove(&tree, Effort::LITTLE), Ok(Progress::Whole));
+        assert_eq!(remove(&tree, late), Ok(Progress::Part));
+        assert_eq!(remove(&tree, little()), Ok(Progress::Part));
+        assert_eq!(remove(&tree, little()), Ok(Progress::Whole));
         assert!(!tree.exists());
         let large = dir.path().join("large");
         std::fs::create_dir(&large).unwrap();
         std::fs::write(large.join("f"), vec![1; (64 << 20) + 4096]).unwrap();
-        assert_eq!(remove(&large, Effort::LITTLE), Ok(Progress::Part));
+        assert_eq!(remove(&large, little()), Ok(Progress::Part));
         assert_eq!(remove(&large, Effort::ALL), Ok(Progress::Whole));
     }
 

@@ -303,10 +303,7 @@ mod tests {
 
     /// A helper that answers nothing and writes down what it is asked.
     fn deaf(heard: &Path) -> UserNamespace {
-        let mut helper = Program::new("tee")
-            .arg(heard)
-            .start(Stdio::Piped)
-            .unwrap();
+        let mut helper = Program::new("tee").arg(heard).start(Stdio::Piped).unwrap();
         let (stdin, stdout, stderr) = helper.take_pipes();
         UserNamespace {
             pid: helper.id().unwrap(),

@@ -216,7 +216,7 @@ impl Server {
         number: u64,
         work: impl Fn(Effort) -> Result<Option<Done>, String> + 'static,
     ) -> Result<Option<Done>, String> {
-        match work(Effort::LITTLE) {
+        match work(Effort::little()) {
             Ok(None) => {}
             other => return other,
         }
