@@ -11,7 +11,7 @@ mod worker;
 pub(crate) use self::ahead::Ahead;
 pub(crate) use sandbox::CrunSandbox;
 pub(crate) use sealed::SealedCrun;
-pub(crate) use worker::worker;
+pub(crate) use worker::{END_OF_PATH, worker};
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -115,20 +115,22 @@ impl CrunRuntime {
     }
 
     async fn make(&self, name: &str, wanted: Wanted) -> Result<Ready, SandboxError> {
-        let worker = self.userns.work(&self.crun);
         let Some(rules) = wanted.rules() else {
             // Where there is nobody to be connected, crun makes the namespaces with the container.
             return Ok(Ready {
-                worker: worker.await?,
+                worker: self.userns.work(&self.crun, None).await?,
                 wanted,
                 nested: None,
                 network: None,
             });
         };
-        let nested = self.userns.nest(name, wanted.slot());
-        let (worker, nested) = tokio::try_join!(worker, nested)?;
-        match self.connect(&nested, rules).await {
-            Ok(network) => Ok(Ready {
+        let nested = self.userns.nest(name, wanted.slot()).await?;
+        let made = tokio::try_join!(
+            self.userns.work(&self.crun, Some(&nested)),
+            self.connect(&nested, rules)
+        );
+        match made {
+            Ok((worker, network)) => Ok(Ready {
                 network: Some(network),
                 nested: Some(nested),
                 worker,

@@ -238,7 +238,7 @@ impl CrunSandbox {
         let Some((stdout, stderr)) = output else {
             return Err(SandboxError::Crun("it has no output".to_owned()));
         };
-        worker.begin(self.work.join(INSTRUCTIONS));
+        worker.begin(&self.work.join(INSTRUCTIONS));
         let filter = &self.runtime.filter;
         if filter.compiled().is_none() {
             let keep = filter.clone();

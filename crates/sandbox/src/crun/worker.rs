@@ -15,14 +15,13 @@
 //! mount namespace. The paths lie beneath the helper's own directory because the job's ids cannot walk the agent's home.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io::{PipeReader, Read};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, PipeReader};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Gid, Uid, chown};
+use nix::unistd::{Gid, Uid, chown, dup2_stderr, dup2_stdout};
 use serde::{Deserialize, Serialize};
 
 use super::parent;
@@ -93,21 +92,29 @@ pub(super) fn etc_file(place: &Path, name: &str) -> PathBuf {
     place.join("etc").join(name)
 }
 
-/// The worker's main function; its exit code. The name of the file with its instructions comes out of `told`.
-pub(crate) fn worker(mut told: PipeReader, crun: &SealedCrun) -> i32 {
+/// What ends the path of a file with instructions: no path has it.
+pub(crate) const END_OF_PATH: &[u8] = b"\0";
+
+/// The worker's main function; its exit code. It has a mount namespace of its own, or could not get one. The name of the file
+/// with its instructions comes out of `told`.
+pub(crate) fn worker(told: PipeReader, own: Result<(), String>, crun: &SealedCrun) -> i32 {
     let mut file = Vec::new();
-    if told.read_to_end(&mut file).is_err() || file.is_empty() {
+    if BufReader::new(told).read_until(0, &mut file).is_err() || file.pop() != Some(0) {
         return 0;
     }
     let file = Path::new(OsStr::from_bytes(&file));
     // What goes wrong is told in a file: standard error is the job's.
-    match work(file, crun) {
-        Ok(()) => 0,
-        Err(why) => {
-            let _ = fs::write(error_file(file), why);
-            1
-        }
+    let worked = own.and_then(|()| work(file, crun));
+    if let Err(why) = &worked {
+        let _ = fs::write(error_file(file), why);
     }
+    // The end of the output tells the agent that all is written down: before the kernel takes this process apart.
+    let _ = File::open("/dev/null").and_then(|null| {
+        dup2_stdout(&null)?;
+        dup2_stderr(&null)?;
+        Ok(())
+    });
+    i32::from(worked.is_err())
 }
 
 /// Where the worker says why it failed.
@@ -118,9 +125,6 @@ pub(super) fn error_file(instructions: &Path) -> PathBuf {
 fn work(file: &Path, crun: &SealedCrun) -> Result<(), String> {
     let text = fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let todo: Instructions = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
-    // Not before there are instructions: what was pinned later would not be seen in it.
-    unshare(CloneFlags::CLONE_NEWNS)
-        .map_err(|e| format!("could not make a mount namespace: {e}"))?;
     make_box(&todo)?;
     parent::run(&todo, crun)
 }

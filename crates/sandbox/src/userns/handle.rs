@@ -209,9 +209,14 @@ impl UserNamespace {
         }
     }
 
-    /// Makes a worker, which waits for its instructions and will start this crun.
-    pub(crate) async fn work(&self, crun: &Path) -> Result<Worker, SandboxError> {
-        Worker::make(&self.connection, self.pid, crun).await
+    /// Makes a worker, which waits for its instructions and will start this crun. It sees these namespaces, and none that
+    /// are made later.
+    pub(crate) async fn work(
+        &self,
+        crun: &Path,
+        sees: Option<&Nested>,
+    ) -> Result<Worker, SandboxError> {
+        Worker::make(&self.connection, self.pid, crun, sees.map(Nested::name)).await
     }
 
     /// Waits until the helper has ended, which it does by itself only when something is wrong, and says why.
@@ -324,12 +329,12 @@ mod tests {
         let userns = deaf(&heard);
         let soon = Duration::from_millis(1);
         let nested = tokio::time::timeout(soon, userns.nest("one", IdSlot::SHARED)).await;
-        let worker = tokio::time::timeout(soon, userns.work(Path::new("/crun"))).await;
+        let worker = tokio::time::timeout(soon, userns.work(Path::new("/crun"), None)).await;
         assert!(nested.is_err() && worker.is_err());
         let wishes = [
             r#""Nest":{"name":"one""#,
             r#""Unnest":{"name":"one"}"#,
-            r#""Work":{"crun":"/crun"}"#,
+            r#""Work":{"crun":"/crun","sees":null}"#,
             r#""Kill":{"worker":2,"cgroup":null}"#,
         ];
         let told = async {

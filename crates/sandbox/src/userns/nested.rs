@@ -107,6 +107,26 @@ fn pin(namespace: &Path, at: &Path) -> Result<(), String> {
     .map_err(|e| text(&e))
 }
 
+/// Makes a mount namespace of its own for this process, in which of all that is pinned only the namespaces of this name are:
+/// the others must not live as long as it does.
+pub(super) fn see_only(base: &Path, name: Option<&str>) -> Result<(), String> {
+    unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(|e| format!("could not make a mount namespace: {e}"))?;
+    let dir = base.join("ns");
+    let own = name.map(|name| pins(base, name));
+    let pinned = std::fs::read_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    for at in pinned.flatten().map(|entry| entry.path()) {
+        let is_own = own
+            .as_ref()
+            .is_some_and(|(user, net)| at == *user || at == *net);
+        if !is_own {
+            // What is no mount, or not any more, is in nobody's way.
+            let _ = umount2(&at, MntFlags::MNT_DETACH);
+        }
+    }
+    Ok(())
+}
+
 /// Lets go of the namespaces; what is gone already is no error.
 pub(super) fn unmake(base: &Path, name: &str) -> Result<(), String> {
     let (user, net) = pins(base, name);

@@ -20,10 +20,11 @@ pub(super) enum Wish {
     Nest { name: String, first: u32 },
     /// Let go of both.
     Unnest { name: String },
-    /// Make a worker, which waits. It has the number of this request, and starts this crun.
-    Work { crun: PathBuf },
-    /// Tell that worker which instructions are its.
-    Begin { worker: u64, instructions: PathBuf },
+    /// Make a worker, which waits. It has the number of this request, starts this crun, and of what is pinned sees only
+    /// the namespaces of this name.
+    Work { crun: PathBuf, sees: Option<String> },
+    /// That worker has been told which instructions are its: nobody opens its pipes any more.
+    Begun { worker: u64 },
     /// Kill that worker with all that it started, and then everything in this cgroup.
     Kill {
         worker: u64,
@@ -72,9 +73,14 @@ pub(super) enum Done {
     Granted,
     /// What was measured.
     Measured(OnDisk),
-    /// The worker's process id, and the helper's descriptors of the pipes that are its output. These are there until the
-    /// worker begins or ends.
-    Working { pid: i32, stdout: i32, stderr: i32 },
+    /// The worker's process id, and the helper's descriptors of the other ends of its pipes. These are there until the
+    /// worker has begun or ended.
+    Working {
+        pid: i32,
+        instructions: i32,
+        stdout: i32,
+        stderr: i32,
+    },
 }
 
 /// A longer line could be cut in two by another one: several processes write them (pipe(7), `PIPE_BUF`).

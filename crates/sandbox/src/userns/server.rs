@@ -7,9 +7,8 @@
 //! if that ends in an orderly way; the pipes of one worker are in no other child.
 
 use std::collections::BTreeSet;
-use std::io::{self, PipeReader, PipeWriter, Write};
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -69,9 +68,10 @@ enum Task {
 }
 
 /// This side of the pipes of a worker that waits.
+///
+/// Nothing is done with them: they are open so that the agent can open them by this process' descriptors.
 struct Waits {
-    instructions: PipeWriter,
-    // Open here so that the agent can open them by this process' descriptors.
+    _instructions: PipeWriter,
     _output: [PipeReader; 2],
 }
 
@@ -167,12 +167,11 @@ impl Server {
             Wish::Unnest { name } => {
                 nested::unmake(&self.base, &name).map(|()| Some(Done::Granted))
             }
-            Wish::Work { crun } => self.work(number, &crun).map(Some),
-            Wish::Begin {
-                worker,
-                instructions,
-            } => {
-                self.begin(worker, &instructions);
+            Wish::Work { crun, sees } => self.work(number, &crun, sees).map(Some),
+            Wish::Begun { worker } => {
+                if let Some((_, waits)) = self.worker(worker) {
+                    *waits = None;
+                }
                 Ok(Some(Done::Granted))
             }
             Wish::Kill { worker, cgroup } => {
@@ -265,7 +264,7 @@ impl Server {
     }
 
     /// Makes a worker that waits.
-    fn work(&mut self, number: u64, crun: &Path) -> Result<Done, String> {
+    fn work(&mut self, number: u64, crun: &Path, sees: Option<String>) -> Result<Done, String> {
         let crun = SealedCrun::of(crun, self.crun.take());
         let text = |e: io::Error| format!("could not make the worker's pipes: {e}");
         let (told, instructions) = io::pipe().map_err(text)?;
@@ -275,16 +274,21 @@ impl Server {
             // Where the user has many pipes the kernel refuses; then it is as large as others are.
             let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(OUTPUT_PIPE));
         }
-        let output = [stdout.as_raw_fd(), stderr.as_raw_fd()];
+        let ends = [&instructions as &dyn AsRawFd, &stdout, &stderr].map(|end| end.as_raw_fd());
         let waits = Some(Waits {
-            instructions,
+            _instructions: instructions,
             _output: [stdout, stderr],
         });
         let for_worker = crun.clone();
+        let base = self.base.clone();
         let work = move || {
             let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
             match become_output(&to_stdout, &to_stderr) {
-                Ok(()) => crun::worker(told, &for_worker),
+                Ok(()) => {
+                    drop((to_stdout, to_stderr));
+                    let own = nested::see_only(&base, sees.as_deref());
+                    crun::worker(told, own, &for_worker)
+                }
                 Err(_) => 1,
             }
         };
@@ -295,8 +299,9 @@ impl Server {
         let _ = setpgid(pid, pid);
         Ok(Done::Working {
             pid: pid.as_raw(),
-            stdout: output[0],
-            stderr: output[1],
+            instructions: ends[0],
+            stdout: ends[1],
+            stderr: ends[2],
         })
     }
 
@@ -307,17 +312,6 @@ impl Server {
                 Task::Worker { number, waits } if *number == wanted => Some((child.pid, waits)),
                 _ => None,
             })
-    }
-
-    /// A worker that has ended is told of by its end.
-    fn begin(&mut self, worker: u64, instructions: &Path) {
-        if let Some((_, waits)) = self.worker(worker)
-            && let Some(mut waits) = waits.take()
-        {
-            let _ = waits
-                .instructions
-                .write_all(instructions.as_os_str().as_bytes());
-        }
     }
 
     /// In this order, so that what the worker starts in between is still met by the second.

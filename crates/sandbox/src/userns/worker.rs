@@ -1,9 +1,11 @@
 //! A worker of the helper, seen from the agent.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +23,8 @@ pub(crate) struct Worker {
     number: u64,
     pid: Option<i32>,
     connection: Arc<Connection>,
+    /// Until it has begun.
+    instructions: Option<File>,
     output: Option<(ChildStdout, ChildStderr)>,
     ended: watch::Receiver<End>,
 }
@@ -31,18 +35,21 @@ impl Worker {
         connection: &Arc<Connection>,
         helper: i32,
         crun: &Path,
+        sees: Option<&str>,
     ) -> Result<Self, SandboxError> {
-        let asked = connection.ask_for_worker(crun)?;
+        let asked = connection.ask_for_worker(crun, sees)?;
         // From here on it is killed if nobody wants it any more.
         let mut worker = Self {
             number: asked.number,
             pid: None,
             connection: Arc::clone(connection),
+            instructions: None,
             output: None,
             ended: asked.end.clone(),
         };
         let Done::Working {
             pid,
+            instructions,
             stdout,
             stderr,
         } = asked.answer().await?
@@ -51,15 +58,18 @@ impl Worker {
         };
         worker.pid = Some(pid);
         let failed = |source| SandboxError::System {
-            what: "open the job's output",
+            what: "open the pipes of a job",
             source,
         };
-        let out = open(helper, stdout).map_err(failed)?;
-        let err = open(helper, stderr).map_err(failed)?;
+        let read = |end| open(helper, end, OpenOptions::new().read(true)).map(OwnedFd::from);
+        let out = read(stdout).map_err(failed)?;
+        let err = read(stderr).map_err(failed)?;
         worker.output = Some((
             ChildStdout::from_std(out.into()).map_err(failed)?,
             ChildStderr::from_std(err.into()).map_err(failed)?,
         ));
+        let write = open(helper, instructions, OpenOptions::new().write(true));
+        worker.instructions = Some(write.map_err(failed)?);
         Ok(worker)
     }
 
@@ -69,10 +79,14 @@ impl Worker {
     }
 
     /// Tells it the file with its instructions. One that has ended tells by its end.
-    pub(crate) fn begin(&self, instructions: PathBuf) {
-        self.connection.tell(Wish::Begin {
+    pub(crate) fn begin(&mut self, instructions: &Path) {
+        if let Some(mut pipe) = self.instructions.take() {
+            // A path is shorter than what an empty pipe holds.
+            let _ = pipe.write_all(instructions.as_os_str().as_bytes());
+            let _ = pipe.write_all(crate::crun::END_OF_PATH);
+        }
+        self.connection.tell(Wish::Begun {
             worker: self.number,
-            instructions,
         });
     }
 
@@ -140,10 +154,7 @@ fn is_running(pid: i32) -> bool {
 }
 
 /// The helper is this user's, in a namespace that this user made: its descriptors can be opened.
-fn open(helper: i32, descriptor: i32) -> std::io::Result<OwnedFd> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlag::O_NONBLOCK.bits())
+fn open(helper: i32, descriptor: i32, how: &mut OpenOptions) -> std::io::Result<File> {
+    how.custom_flags(OFlag::O_NONBLOCK.bits())
         .open(format!("/proc/{helper}/fd/{descriptor}"))
-        .map(OwnedFd::from)
 }
