@@ -42,45 +42,48 @@ impl End {
     }
 }
 
-/// Starts crun from a sealed copy, which spares it to make one itself, or as it is where that is refused.
-///
-/// It ends with this process, which nobody could wait for crun without. Should this process be killed while crun is about to
-/// put a job into its cgroup, there is nobody else who could stop it.
-fn start(crun: &SealedCrun, args: &[OsString]) -> io::Result<i32> {
+/// Makes a copy of this process that ends with it: nobody else could wait for what it becomes. Should this process be killed
+/// while crun is about to put a job into its cgroup, there would be nobody who could stop that.
+pub(super) fn copy(child: impl FnOnce() -> i32) -> io::Result<i32> {
     let parent = getpid();
     match fork()? {
         Fork::Parent(pid) => Ok(pid.as_raw()),
         Fork::Child => {
             let _ = set_pdeathsig(Signal::SIGKILL);
-            if getppid() == parent {
-                for program in crun.programs() {
-                    let mut command = Command::new(program);
-                    command.arg0(crun.path()).args(args);
-                    // It returns only when there is another one to try.
-                    let _ = command.exec();
-                }
-            }
-            std::process::exit(NOT_STARTED);
+            std::process::exit(match getppid() == parent {
+                true => child(),
+                false => NOT_STARTED,
+            })
         }
     }
+}
+
+/// Becomes crun: a sealed copy of it, which spares it to make one itself, or the program as it is where that is refused. Gives
+/// an exit code when it could not.
+pub(super) fn become_crun(crun: &SealedCrun, args: &[OsString]) -> i32 {
+    for program in crun.programs() {
+        let mut command = Command::new(program);
+        command.arg0(crun.path()).args(args);
+        // It returns only when there is another one to try.
+        let _ = command.exec();
+    }
+    NOT_STARTED
 }
 
 /// The exit code of a copy that could not become crun, which has none like it.
 const NOT_STARTED: i32 = 213;
 
-/// Has crun make the container and waits for the end of the job. What crun complains about is in its own log.
-pub(super) fn run(todo: &Instructions, crun: &SealedCrun) -> Result<(), String> {
+/// Takes what is left behind by whom it has started: so it learns how the job ended.
+pub(super) fn be_parent() -> Result<(), String> {
     nix::sys::prctl::set_child_subreaper(true)
-        .map_err(|e| format!("could not become the job's parent: {e}"))?;
-    if let Some(label) = todo
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.pipes.as_ref())
-    {
-        selinux::label_own_output(label)?;
-    }
+        .map_err(|e| format!("could not become the job's parent: {e}"))
+}
+
+/// Waits until the child has become crun and has made the container, and then for the end of the job. What crun complains
+/// about is in its own log.
+pub(super) fn watch(todo: &Instructions, child: i32, crun: &SealedCrun) -> Result<(), String> {
     let mut children = Children::default();
-    if !children.succeeds(crun, &todo.crun)? {
+    if !children.succeeds(child, crun)? {
         return Ok(());
     }
     let job = job(&todo.pid_file)?;
@@ -91,7 +94,11 @@ pub(super) fn run(todo: &Instructions, crun: &SealedCrun) -> Result<(), String> 
         }
         fs::write(&labels.seen, &labels.process)
             .map_err(|e| format!("could not write {}: {e}", labels.seen.display()))?;
-        if !children.succeeds(crun, &labels.start)? {
+        let starts = copy(|| become_crun(crun, &labels.start));
+        let starts = starts.map_err(|e| failed(crun, &e))?;
+        // A number can be given again.
+        children.ended.remove(&starts);
+        if !children.succeeds(starts, crun)? {
             kill_all(todo);
             return Ok(());
         }
@@ -106,6 +113,10 @@ pub(super) fn run(todo: &Instructions, crun: &SealedCrun) -> Result<(), String> 
 
 fn kill_all(todo: &Instructions) {
     let _ = fs::write(todo.cgroup.join("cgroup.kill"), "1");
+}
+
+fn failed(crun: &SealedCrun, why: &dyn Display) -> String {
+    format!("could not start {}: {why}", crun.path().display())
 }
 
 /// The job's first process, as crun wrote it down.
@@ -141,15 +152,10 @@ struct Children {
 }
 
 impl Children {
-    /// Runs crun to its end. Whether that was a good one.
-    fn succeeds(&mut self, crun: &SealedCrun, args: &[OsString]) -> Result<bool, String> {
-        let failed =
-            |why: &dyn Display| format!("could not start {}: {why}", crun.path().display());
-        let child = start(crun, args).map_err(|e| failed(&e))?;
-        // A number can be given again.
-        self.ended.remove(&child);
+    /// Waits for the end of a child that becomes crun. Whether that was a good one.
+    fn succeeds(&mut self, child: i32, crun: &SealedCrun) -> Result<bool, String> {
         match self.wait_for(child)? {
-            Some(End::Code(NOT_STARTED)) => Err(failed(&"it cannot be run")),
+            Some(End::Code(NOT_STARTED)) => Err(failed(crun, &"it cannot be run")),
             end => Ok(end == Some(End::Code(0))),
         }
     }

@@ -274,7 +274,7 @@ impl Server {
             // Where the user has many pipes the kernel refuses; then it is as large as others are.
             let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(OUTPUT_PIPE));
         }
-        let ends = [&instructions as &dyn AsRawFd, &stdout, &stderr].map(|end| end.as_raw_fd());
+        let ends = [&instructions as &dyn AsRawFd, &stdout, &stderr].map(AsRawFd::as_raw_fd);
         let waits = Some(Waits {
             _instructions: instructions,
             _output: [stdout, stderr],
@@ -286,8 +286,8 @@ impl Server {
             match become_output(&to_stdout, &to_stderr) {
                 Ok(()) => {
                     drop((to_stdout, to_stderr));
-                    let own = nested::see_only(&base, sees.as_deref());
-                    crun::worker(told, own, &for_worker)
+                    let alone = || nested::see_only(&base, sees.as_deref());
+                    crun::worker(&told, alone, &for_worker)
                 }
                 Err(_) => 1,
             }
