@@ -41,22 +41,40 @@ fn answer(stream: &mut BufReader<std::net::TcpStream>, root: &Path) {
     let header = |name: &str| {
         let found = lines.iter().filter_map(|line| line.split_once(": "));
         let mut found = found.filter(|(known, _)| known.eq_ignore_ascii_case(name));
-        found.next().map(|(_, value)| value.to_owned()).unwrap_or_default()
+        found
+            .next()
+            .map(|(_, value)| value.to_owned())
+            .unwrap_or_default()
     };
     let mut body = vec![0; header("content-length").parse().unwrap_or(0)];
     let _ = stream.read_exact(&mut body);
-    let mut said = b"Status: 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\r\n".to_vec();
+    let mut said =
+        b"Status: 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\r\n".to_vec();
     if header("authorization") == PROOF {
         let mut words = lines[0].split(' ');
         let (method, target) = (words.next().unwrap(), words.next().unwrap());
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let mut backend = Command::new("git")
             .arg("http-backend")
-            .envs([("GIT_HTTP_EXPORT_ALL", "1"), ("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null")])
+            .envs([
+                ("GIT_HTTP_EXPORT_ALL", "1"),
+                ("GIT_CONFIG_NOSYSTEM", "1"),
+                ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ])
             .env("GIT_PROJECT_ROOT", root)
-            .envs([("REQUEST_METHOD", method), ("PATH_INFO", path), ("QUERY_STRING", query)])
-            .envs([("CONTENT_TYPE", header("content-type")), ("GIT_PROTOCOL", header("git-protocol"))])
-            .envs([("CONTENT_LENGTH", header("content-length")), ("HTTP_CONTENT_ENCODING", header("content-encoding"))])
+            .envs([
+                ("REQUEST_METHOD", method),
+                ("PATH_INFO", path),
+                ("QUERY_STRING", query),
+            ])
+            .envs([
+                ("CONTENT_TYPE", header("content-type")),
+                ("GIT_PROTOCOL", header("git-protocol")),
+            ])
+            .envs([
+                ("CONTENT_LENGTH", header("content-length")),
+                ("HTTP_CONTENT_ENCODING", header("content-encoding")),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -65,9 +83,15 @@ fn answer(stream: &mut BufReader<std::net::TcpStream>, root: &Path) {
         said = backend.wait_with_output().unwrap().stdout;
     }
     let text = String::from_utf8_lossy(&said);
-    let status = text.strip_prefix("Status: ").and_then(|text| text.lines().next()).unwrap_or("200 OK");
+    let status = text
+        .strip_prefix("Status: ")
+        .and_then(|text| text.lines().next())
+        .unwrap_or("200 OK");
     let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n");
-    let _ = stream.get_mut().write_all(head.as_bytes()).and_then(|()| stream.get_mut().write_all(&said));
+    let _ = stream
+        .get_mut()
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.get_mut().write_all(&said));
     let _ = stream.get_mut().shutdown(std::net::Shutdown::Both);
 }
 
@@ -88,7 +112,10 @@ fn with_token(dir: &Path) -> Vec<PathBuf> {
                 rest.push(path);
             } else if kind.is_file() {
                 let bytes = std::fs::read(&path).unwrap_or_default();
-                if bytes.windows(TOKEN.len()).any(|piece| piece == TOKEN.as_bytes()) {
+                if bytes
+                    .windows(TOKEN.len())
+                    .any(|piece| piece == TOKEN.as_bytes())
+                {
                     found.push(path);
                 }
             }
