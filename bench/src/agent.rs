@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,8 +10,8 @@ use bryo_depot::{Depot, Target};
 use bryo_engine::{Control, Engine, NetworkSettings, Settings, run_attempt};
 use bryo_image::PullOptions;
 use bryo_model::{
-    Ceiling, Egress, Event, ImageRef, JobId, JobSpec, LimitPolicy, Limits, NetworkMode, Report,
-    RuntimeKind, SourceLocation, SourceSpec, Verdict,
+    Ceiling, Egress, Event, GitRef, ImageRef, JobId, JobSpec, LimitPolicy, Limits, NetworkMode,
+    Report, RuntimeKind, SourceLocation, SourceSpec, Verdict,
 };
 use bryo_sandbox::{RuntimePlaces, Selinux};
 use tokio::sync::mpsc;
@@ -46,6 +47,8 @@ pub(crate) struct Agent {
     /// Where it has its cache and the directories of attempts.
     places: PathBuf,
     image: PathBuf,
+    /// As a server names it: an address, and a commit.
+    source: SourceSpec,
     crun: Engine,
     podman: Engine,
     next: AtomicU64,
@@ -57,6 +60,7 @@ impl Agent {
         let engine = |runtime| Engine::new(settings(&places, runtime)).keeping_ready(READY);
         Ok(Self {
             image: PathBuf::from(images).join("busybox.tar"),
+            source: source(&work.join("source"))?,
             crun: engine(RuntimeKind::Crun),
             podman: engine(RuntimeKind::Podman),
             work: work.to_owned(),
@@ -70,11 +74,7 @@ impl Agent {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         Ok(JobSpec {
             id: JobId::from_parts(u64::try_from(now.as_millis())?, number.into()),
-            source: SourceSpec {
-                location: SourceLocation::Local(self.work.join("source")),
-                reference: None,
-                subdir: None,
-            },
+            source: self.source.clone(),
             image: ImageRef::OciArchive(self.image.clone()),
             command: ["sh", "-c", script].map(str::to_owned).to_vec(),
             env: Vec::new(),
@@ -178,4 +178,19 @@ fn settings(places: &Path, runtime: RuntimeKind) -> Settings {
         selinux: Selinux::Auto,
         source: std::sync::Arc::default(),
     }
+}
+
+/// The repository at this path, as a remote one, at its newest commit.
+fn source(repository: &Path) -> Outcome<SourceSpec> {
+    let asked = Command::new("git")
+        .arg("-C")
+        .arg(repository)
+        .args(["rev-parse", "HEAD"])
+        .output()?;
+    let commit = String::from_utf8(asked.stdout)?;
+    Ok(SourceSpec {
+        location: SourceLocation::Remote(format!("file://{}", repository.display()).parse()?),
+        reference: Some(GitRef::Commit(commit.trim().parse()?)),
+        subdir: None,
+    })
 }

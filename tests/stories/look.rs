@@ -85,16 +85,9 @@ fn processes(world: &Path, found: &mut Vec<String>) {
         if read("cgroup").contains(PREFIX) {
             found.push(format!("process {name} in a job's cgroup: {command}"));
         }
-        let ours = [
-            "__helper",
-            "__worker",
-            "__nested",
-            "__inside",
-            "slirp4netns",
-            "pasta",
-        ]
-        .iter()
-        .any(|word| command.contains(word));
+        let ours = ["__helper", "__inside", "slirp4netns", "pasta"]
+            .iter()
+            .any(|word| command.contains(word));
         if ours && !command.contains("podman") {
             found.push(format!("process {name}: {command}"));
         }

@@ -179,4 +179,27 @@ stories! {
         }
         assert!(listener.accept().is_err());
     }
+
+    fn a_proxy_of_the_environment_is_used(world) {
+        let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", proxy.local_addr().unwrap());
+        let asked = thread::spawn(move || {
+            let mut stream = BufReader::new(proxy.accept().unwrap().0);
+            let mut line = String::new();
+            stream.read_line(&mut line).unwrap();
+            let _ = stream.get_mut().write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            line
+        });
+        let image = world.image("busybox.tar");
+        let mut command = world.command();
+        command
+            .args(["run", "http://git.invalid/x", "--json", "--runtime", world.runtime().word(), "--image", &image])
+            .args(["--source-protocols", "http", "--source-allowed-hosts", "git.invalid", "--network", "none"])
+            .arg("--output")
+            .arg(world.site())
+            .env("http_proxy", address);
+        let told = world.start_command(&mut command).end();
+        told.ended(1, "failed");
+        assert!(asked.join().unwrap().starts_with("GET http://git.invalid/x/info/refs"));
+    }
 }

@@ -8,7 +8,6 @@ use bryo_model::{
     Event, IdSlot, JobSpec, NetworkMode, Report, SourceLocation, Stage, TimeLimit, Verdict,
 };
 use bryo_sandbox::{Host, OwnIds, SandboxError};
-use bryo_source::SourceCache;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -168,11 +167,8 @@ impl Attempt<'_> {
             let what = "copy the certificates that jobs trust".to_owned();
             Cause::Work(e, what)
         })?;
-        let cache = &self.settings.cache;
-        let source = SourceCache::open(&self.settings.source_cache())
-            .map_err(Cause::Source)?
-            .with_policy(Arc::clone(&self.settings.source));
-        let images = Arc::new(ImageStore::open(&cache.join("images")).map_err(Cause::Image)?);
+        let source = self.engine.source_cache().map_err(Cause::Source)?;
+        let images = self.engine.image_store().map_err(Cause::Image)?;
         beside.image = Some(self.start_image(&images));
         let fetched = self.fetch(&source).await?;
         self.begin(Stage::Prepare).await;

@@ -5,6 +5,7 @@
 //! What one thing cannot be removed for is told, and the others go all the same.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bryo_image::{ImageError, ImageStore};
@@ -198,22 +199,22 @@ fn room(dir: &Path) -> Option<Room> {
 /// Both halves of the cache.
 struct Caches {
     source: SourceCache,
-    images: ImageStore,
+    images: Arc<ImageStore>,
 }
 
 impl Caches {
     async fn open(engine: &Engine) -> Result<Self, CollectError> {
-        let cache = engine.settings().cache.clone();
+        let engine = engine.clone();
         let open = move || {
-            let source = SourceCache::open(&cache.join("source")).map_err(CollectError::Source)?;
-            let images = ImageStore::open(&cache.join("images")).map_err(CollectError::Images)?;
+            let source = engine.source_cache().map_err(CollectError::Source)?;
+            let images = engine.image_store().map_err(CollectError::Images)?;
             Ok(Self { source, images })
         };
         spawn_blocking(open).await.map_err(CollectError::Task)?
     }
 
     async fn list(&self, source: bool, images: bool) -> Result<Vec<Cached>, CollectError> {
-        let (of_source, of_images) = (self.source.clone(), self.images.clone());
+        let (of_source, of_images) = (self.source.clone(), Arc::clone(&self.images));
         let list = move || {
             let mut all = Vec::new();
             if source {
@@ -257,7 +258,7 @@ impl Caches {
                 .map_err(|error| chain(&error));
         }
         if entry.kind != CachedKind::Layer {
-            let (images, entry) = (self.images.clone(), entry.clone());
+            let (images, entry) = (Arc::clone(&self.images), entry.clone());
             let removed = spawn_blocking(move || images.remove_blobs(&entry)).await;
             return removed
                 .map_err(|e| chain(&e))?

@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bryo_image::{ImageError, ImageStore};
+use bryo_source::{SourceCache, SourceError};
+
+use crate::caches::Caches;
 use crate::hosts::Hosts;
 use crate::settings::Settings;
 
@@ -11,6 +15,7 @@ use crate::settings::Settings;
 pub struct Engine {
     settings: Arc<Settings>,
     hosts: Arc<Hosts>,
+    caches: Arc<Caches>,
 }
 
 impl Engine {
@@ -19,6 +24,7 @@ impl Engine {
     pub fn new(settings: Settings) -> Self {
         Self {
             hosts: Arc::new(Hosts::new(&settings)),
+            caches: Arc::default(),
             settings: Arc::new(settings),
         }
     }
@@ -48,6 +54,14 @@ impl Engine {
 
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    pub(crate) fn source_cache(&self) -> Result<SourceCache, SourceError> {
+        self.caches.source(&self.settings)
+    }
+
+    pub(crate) fn image_store(&self) -> Result<Arc<ImageStore>, ImageError> {
+        self.caches.images(&self.settings)
     }
 
     pub(crate) fn hosts(&self) -> &Hosts {

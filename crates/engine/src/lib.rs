@@ -12,6 +12,7 @@
 //! - a cancel or a deadline takes effect in every stage; until the target is switched nothing was published.
 
 mod attempt;
+mod caches;
 mod cause;
 mod collect;
 mod container;

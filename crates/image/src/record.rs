@@ -3,7 +3,7 @@
 //! A record is only ever a shortcut: its key names the content so exactly that other content has another key, and what
 //! it points to is checked to be there.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -67,8 +67,8 @@ pub(crate) fn is_settled(state: &Metadata, now: SystemTime) -> bool {
 
 /// The manifest recorded under the key. A record that cannot be read is no record.
 pub(crate) fn find(paths: &Paths, key: &Digest) -> Option<Digest> {
-    let file = File::open(paths.record(key)).ok()?;
-    let record: Record = serde_json::from_reader(file).ok()?;
+    let text = fs::read(paths.record(key)).ok()?;
+    let record: Record = serde_json::from_slice(&text).ok()?;
     if record.version == VERSION {
         record.manifest.parse().ok()
     } else {

@@ -42,6 +42,12 @@ impl ImageStore {
         Ok(Self { paths })
     }
 
+    /// Whether its directories are still there.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.paths.tmp().is_dir() && self.paths.blobs().is_dir()
+    }
+
     /// Brings an image into the store, verified against its digests, unless it is there already.
     ///
     /// As long as the image or a clone of it lives, nobody removes it from the store.

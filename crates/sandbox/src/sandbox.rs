@@ -55,12 +55,8 @@ impl Sandbox {
             limits: spec.limits.clone(),
             started: false,
         };
-        let guarded = sandbox.userns.guard(sandbox.container.cgroup().dir()).await;
-        let watched = match guarded {
-            Ok(()) => sandbox.watch_disk(spec).await,
-            Err(error) => Err(error),
-        };
-        match watched {
+        sandbox.userns.guard(sandbox.container.cgroup().dir());
+        match sandbox.watch_disk(spec).await {
             Ok(disk) => {
                 sandbox.watched = disk.is_some();
                 sandbox.disk = disk;
@@ -189,8 +185,7 @@ impl Sandbox {
     pub async fn close(&mut self) -> Vec<Leftover> {
         let left = self.container.remove().await;
         if self.is_over() {
-            // A helper that is gone guards nothing.
-            let _ = self.userns.unguard(self.container.cgroup().dir()).await;
+            self.userns.unguard(self.container.cgroup().dir());
         }
         left
     }

@@ -148,6 +148,12 @@ impl SourceCache {
         self
     }
 
+    /// Whether its directories are still there.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.paths.mirrors().is_dir() && self.paths.checkouts().is_dir()
+    }
+
     pub(crate) fn boot(&self) -> &str {
         &self.boot
     }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bryo_model::Amount;
 use bryo_process::{ProcessError, Program, find_program};
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::limits::{ReachedLimit, SourceLimits};
 use crate::origin::Origin;
@@ -86,9 +87,16 @@ fn bounded(limits: &SourceLimits) -> Program {
     let Some(git) = find_program("git") else {
         return Program::new("git");
     };
+    // What is lower already cannot be raised, and is bound enough.
+    let lower = |resource, wanted: u64| match getrlimit(resource) {
+        Ok((_, hard)) => wanted.min(hard),
+        Err(_) => wanted,
+    };
+    let bytes = lower(Resource::RLIMIT_FSIZE, limits.bytes);
+    let memory = lower(Resource::RLIMIT_DATA, limits.memory);
     Program::new("prlimit")
-        .arg(format!("--fsize={}", limits.bytes))
-        .arg(format!("--data={}", limits.memory))
+        .arg(format!("--fsize={bytes}"))
+        .arg(format!("--data={memory}"))
         .arg("--core=0")
         .arg("--")
         .arg(git)

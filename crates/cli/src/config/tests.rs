@@ -486,3 +486,136 @@ fn what_is_shown_is_a_configuration_again_without_its_secrets() {
     assert_eq!(json["feed.docs.token"]["value"], "***");
     assert_eq!(json["agent.drain"]["origin"], "default");
 }
+
+const CREDENTIALS: &str = "[source]\nprotocols = ['https', 'http']\nreach = ['127.0.0.1:3000']\nallowed-hosts = ['*.example.org']\n\
+    [source.credentials.token]\nurl = 'https://git.example.org/org'\nuser = 'ana'\ntoken-file = 'token'\n\
+    [source.credentials.unit]\nurl = 'https://git.example.org'\ntoken-credential = 'git'\n\
+    [source.credentials.variable]\nurl = 'http://git.example.org'\ntoken-env = 'GIT_TOKEN'\n\
+    [source.credentials.key]\nurl = 'ssh://git@git.example.org'\nssh-key-file = 'token'\nknown-hosts = 'known'\n\
+    [source.credentials.agent]\nurl = 'ssh://other.example.org'\nssh-agent = '/run/agent'\nknown-hosts = 'known'\n";
+
+fn with_credentials(text: &str) -> Case {
+    let case = Case::new(&format!("{WHOLE}{text}"))
+        .file("token", "hidden-3\n", 0o600)
+        .file("known", "git.example.org ssh-ed25519 AAAA\n", 0o644)
+        .variable("GIT_TOKEN", "hidden-4");
+    std::fs::create_dir(case.dir.path().join("credentials")).unwrap();
+    case.file("credentials/git", "hidden-5", 0o400)
+}
+
+#[test]
+fn credentials_for_sources_in_each_way() {
+    use bryo_source::{Credential, SecretRef};
+    let config = with_credentials(CREDENTIALS).read().unwrap();
+    let policy = &config.engine.source;
+    assert!(!policy.own_credentials);
+    assert_eq!(policy.protocols.len(), 2);
+    let kinds = policy.credentials.iter().map(|rule| {
+        let (kind, secret) = match &rule.credential {
+            Credential::Password { user, password } => (user.as_str(), Some(password)),
+            Credential::SshKey { key, .. } => ("key", Some(key)),
+            Credential::SshAgent { .. } => ("agent", None),
+        };
+        let place = secret.map(|secret| match secret {
+            SecretRef::Value(_) => "here",
+            SecretRef::File(path) if path.ends_with("credentials/git") => "unit",
+            SecretRef::File(_) => "file",
+            SecretRef::Unavailable(_) => "nowhere",
+        });
+        (rule.name.as_str(), kind, place)
+    });
+    assert_eq!(
+        kinds.collect::<Vec<_>>(),
+        [
+            ("agent", "agent", None),
+            ("key", "key", Some("file")),
+            ("token", "ana", Some("file")),
+            ("unit", "git", Some("unit")),
+            ("variable", "git", Some("here")),
+        ]
+    );
+    assert!(!format!("{config:?}").contains("hidden-"));
+}
+
+#[test]
+fn credentials_that_cannot_be_used_are_told() {
+    for (said, told) in [
+        ("url = 'https://h'\n", "token-file"),
+        (
+            "token-file = 'token'\n",
+            "source.credentials.x.url is missing",
+        ),
+        ("url = 'https://h'\ntoken-file = 'none'\n", "No such file"),
+        ("url = 'https://h'\ntoken-file = 'open'\n", "chmod 600"),
+        ("url = 'https://h'\ntoken-env = 'NONE'\n", "NONE is not set"),
+        (
+            "url = 'https://h'\ntoken-file = 'token'\ntoken-env = 'GIT_TOKEN'\n",
+            "say the same thing twice",
+        ),
+        ("url = 'https://h'\ntoken = 'hidden-6'\n", "unknown key"),
+        ("url = 'https://h'\nssh-key-file = 'token'\n", "token-file"),
+        ("url = 'ssh://h'\ntoken-file = 'token'\n", "ssh-key-file"),
+        ("url = 'ssh://h'\nssh-key-file = 'token'\n", "known-hosts"),
+        (
+            "url = 'ssh://h'\nssh-agent = '/s'\nknown-hosts = 'none'\n",
+            "No such file",
+        ),
+        (
+            "url = 'https://ana:hidden-7@h'\ntoken-file = 'token'\n",
+            "contains a password",
+        ),
+        ("url = 'git.example.org'\ntoken-file = 'token'\n", "url"),
+    ] {
+        let case = with_credentials(&format!("[source.credentials.x]\n{said}"));
+        let problems = case.file("open", "hidden-8", 0o644).read().unwrap_err();
+        let all = problems.join("\n");
+        assert!(all.contains(told), "{said}: {all}");
+        assert!(!all.contains("hidden-"), "{all}");
+    }
+    for bad in [
+        "protocols = ['ftp']",
+        "allowed-hosts = ['a b']",
+        "reach = ['localhost']",
+        "depth = 0",
+    ] {
+        let problems = with_credentials(&format!("[source]\n{bad}\n"))
+            .read()
+            .unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+    }
+}
+
+#[test]
+fn one_job_learns_of_a_credential_only_when_it_needs_it() {
+    let case =
+        with_credentials("[source.credentials.x]\nurl = 'https://h'\ntoken-credential = 'none'\n");
+    let around = Surroundings {
+        environment: Environment::of(&[]),
+        here: PathBuf::from("/here"),
+        home: None,
+        config_dirs: vec![case.dir.path().to_owned()],
+        credentials: None,
+        places: Places {
+            cache: Some("/cache".into()),
+            ..Places::default()
+        },
+    };
+    let loaded = load(About::Run, &around, None, Flags::default());
+    let secrets = around.secrets(true);
+    let mut reader = around.reader(&loaded, &secrets);
+    let settings = reader.host(&around.places, About::Run).unwrap();
+    assert_eq!(
+        (&reader.problems[..], &reader.notes[..]),
+        (&[][..], &[][..])
+    );
+    assert!(settings.source.own_credentials);
+    let bryo_source::Credential::Password { password, .. } =
+        &settings.source.credentials[0].credential
+    else {
+        panic!("it is a token");
+    };
+    let bryo_source::SecretRef::Unavailable(why) = password else {
+        panic!("it is not here");
+    };
+    assert!(why.contains("LoadCredential=none"), "{why}");
+}

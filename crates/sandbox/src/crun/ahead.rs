@@ -18,10 +18,14 @@ use tokio_util::task::TaskTracker;
 
 use super::Ready;
 use crate::network::{DNS, Rule, own_addresses, rules};
+use crate::userns::Worker;
 use crate::{Leftover, Network, SandboxError};
 
 /// A program that was killed and is there after this is held by the kernel.
 const DYING: Duration = Duration::from_secs(10);
+
+/// A program that ends by itself has done so after this.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// What makes one attempt's needs the same as another's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,10 +132,17 @@ impl Ahead {
 
     /// Ends a program and waits until it is gone: at once where no attempt follows, else beside it.
     pub(super) async fn see_off(self: &Arc<Self>, mut program: Running) -> Option<Leftover> {
-        let gone = async move {
-            let late = tokio::time::timeout(DYING, program.kill()).await.is_err();
-            late.then(|| Leftover("a program of ours cannot be killed".to_owned()))
-        };
+        self.now_or_beside(in_time(async move { program.kill().await }))
+            .await
+    }
+
+    /// The same of a worker that has nothing left to do.
+    pub(super) async fn see_off_worker(self: &Arc<Self>, mut worker: Worker) -> Option<Leftover> {
+        let gone = in_time(async move {
+            if tokio::time::timeout(ENDING, worker.wait()).await.is_err() {
+                worker.kill().await;
+            }
+        });
         self.now_or_beside(gone).await
     }
 
@@ -169,6 +180,11 @@ impl Ahead {
         self.beside.wait().await;
         std::mem::take(&mut self.shelf().left)
     }
+}
+
+async fn in_time(gone: impl Future<Output = ()>) -> Option<Leftover> {
+    let late = tokio::time::timeout(DYING, gone).await.is_err();
+    late.then(|| Leftover("a program of ours cannot be killed".to_owned()))
 }
 
 /// A place for what is being made. Dropping it without filling it makes it free again.

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Capability, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxNamespace,
-    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder, LinuxSeccomp, Mount,
-    MountBuilder, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
-    SpecBuilder, UserBuilder,
+    Capability, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxIdMapping,
+    LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
+    LinuxResourcesBuilder, LinuxSeccomp, Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::filter;
-use bryo_model::NetworkMode;
+use bryo_model::{IdSlot, NetworkMode};
 
 use crate::privileges::{
     CAPABILITIES, MASKED_PATHS, OPEN_FILES, READONLY_PATHS, SCRATCH, SCRATCH_OPTIONS,
@@ -30,8 +30,10 @@ pub(super) struct Placement<'a> {
     pub(super) sources: &'a [PathBuf],
     /// Files that stand for `/etc/resolv.conf` and its kind: host path and name in `/etc`.
     pub(super) etc: &'a [(PathBuf, &'static str)],
-    /// The pinned user namespace.
-    pub(super) user_namespace: &'a Path,
+    /// Whose ids the job has.
+    pub(super) slot: IdSlot,
+    /// The pinned user namespace; without it the container makes one with these ids.
+    pub(super) user_namespace: Option<&'a Path>,
     /// The pinned network namespace; without it the container makes an empty one.
     pub(super) network_namespace: Option<&'a Path>,
     /// The container's own cgroup.
@@ -39,7 +41,7 @@ pub(super) struct Placement<'a> {
     /// The SELinux labels of the job.
     pub(super) labels: Option<&'a Labels>,
     /// The filter as crun compiled it before.
-    pub(super) compiled_filter: Option<String>,
+    pub(super) compiled_filter: Option<&'a str>,
 }
 
 /// Writes the recipe as the specification has it.
@@ -105,16 +107,29 @@ pub(super) fn config(
         .mounts(mounts(spec, place)?)
         .linux(linux)
         .build()?;
-    // The builder's default uid mappings would contradict the namespace that is joined.
     if let Some(linux) = config.linux_mut() {
-        linux.set_uid_mappings(None).set_gid_mappings(None);
+        // None with a namespace that is joined: the builder's defaults would contradict it.
+        let ids = match place.user_namespace {
+            Some(_) => None,
+            None => Some(vec![ids(place.slot)?]),
+        };
+        linux.set_uid_mappings(ids.clone()).set_gid_mappings(ids);
         linux.set_mount_label(place.labels.map(|labels| labels.file().to_string()));
     }
-    if let Some(program) = &place.compiled_filter {
-        let annotation = (filter::ANNOTATION.to_owned(), program.clone());
+    if let Some(program) = place.compiled_filter {
+        let annotation = (filter::ANNOTATION.to_owned(), program.to_owned());
         config.set_annotations(Some(HashMap::from([annotation])));
     }
     Ok(config)
+}
+
+/// The ids of the job, counted in the helper's namespace.
+fn ids(slot: IdSlot) -> Result<LinuxIdMapping, OciSpecError> {
+    LinuxIdMappingBuilder::default()
+        .container_id(0_u32)
+        .host_id(slot.first())
+        .size(IdSlot::IDS)
+        .build()
 }
 
 fn capabilities() -> Result<LinuxCapabilities, OciSpecError> {
@@ -144,7 +159,10 @@ fn namespaces(
     use LinuxNamespaceType as Type;
     let new = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
     let join = |typ, path: &Path| LinuxNamespaceBuilder::default().typ(typ).path(path).build();
-    let mut all = vec![join(Type::User, place.user_namespace)?];
+    let mut all = vec![match place.user_namespace {
+        Some(path) => join(Type::User, path)?,
+        None => new(Type::User)?,
+    }];
     for typ in [Type::Pid, Type::Ipc, Type::Uts, Type::Mount, Type::Cgroup] {
         all.push(new(typ)?);
     }

@@ -2,18 +2,21 @@
 //!
 //! crun compiles the profile with libseccomp for every container, which takes longer than all the rest of starting one.
 //! It also accepts the compiled program (crun(1), `run.oci.seccomp_bpf_data`), and leaves the one it compiled in the
-//! container's state. So the first job's program is kept and handed to the next ones. The profile stays in the bundle: a
-//! crun that does not know the annotation compiles it as before, and never is there no filter at all.
+//! container's state. So the first job's program is kept and handed to the next ones, beside a profile that refuses every
+//! call: a crun that overlooked the annotation would start no job, and never is there no filter at all.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use oci_spec::runtime::LinuxSeccomp;
+use bryo_process::Program;
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder};
 
 /// The annotation that crun reads.
 pub(super) const ANNOTATION: &str = "run.oci.seccomp_bpf_data";
@@ -28,10 +31,19 @@ const MOST_INSTRUCTIONS: usize = 4096;
 const LOOK: Duration = Duration::from_millis(2);
 const LOOKS: u32 = 250;
 
+/// The first crun that knows the annotation.
+const KNOWS: (u32, u32) = (0, 17);
+
+/// How long a program may take to say which one it is.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Where the compiled form of one profile, by one crun, is kept.
 #[derive(Clone, Debug)]
 pub(super) struct Filter {
     file: PathBuf,
+    crun: PathBuf,
+    /// As crun takes it.
+    known: Arc<OnceLock<String>>,
 }
 
 impl Filter {
@@ -53,13 +65,21 @@ impl Filter {
         }
         Self {
             file: state.join(format!("seccomp-{:016x}.bpf", hasher.finish())),
+            crun: crun.to_owned(),
+            known: Arc::default(),
         }
     }
 
     /// The program as crun takes it, if it is known.
-    pub(super) fn compiled(&self) -> Option<String> {
+    pub(super) fn compiled(&self) -> Option<&str> {
+        if let Some(known) = self.known.get() {
+            return Some(known);
+        }
         let program = fs::read(&self.file).ok()?;
-        plausible(&program).then(|| STANDARD.encode(program))
+        if !plausible(&program) {
+            return None;
+        }
+        Some(self.known.get_or_init(|| STANDARD.encode(program)))
     }
 
     /// Keeps the program that crun compiled for the container with this state, once it has: `made` is a file that crun
@@ -67,7 +87,9 @@ impl Filter {
     pub(super) async fn keep(self, container: PathBuf, made: PathBuf) {
         for _ in 0..LOOKS {
             if made.exists() {
-                let _ = self.take(&container.join("seccomp.bpf"));
+                if knows_the_annotation(&self.crun).await {
+                    let _ = self.take(&container.join("seccomp.bpf"));
+                }
                 return;
             }
             tokio::time::sleep(LOOK).await;
@@ -85,6 +107,29 @@ impl Filter {
         fs::write(&beside, program)?;
         fs::rename(&beside, &self.file)
     }
+}
+
+/// What stands in a bundle for a profile whose compiled form is beside it: everything is refused. How a filter is installed
+/// is still the profile's to say.
+pub(super) fn stand_in(profile: &LinuxSeccomp) -> Result<LinuxSeccomp, OciSpecError> {
+    let mut stand_in = LinuxSeccompBuilder::default()
+        .default_action(LinuxSeccompAction::ScmpActErrno)
+        .build()?;
+    stand_in.set_flags(profile.flags().clone());
+    Ok(stand_in)
+}
+
+async fn knows_the_annotation(crun: &Path) -> bool {
+    let asked = Program::new(crun).arg("--version");
+    let said = asked.finish(b"", 4096, PATIENCE).await;
+    said.is_ok_and(|said| version(&String::from_utf8_lossy(&said.stdout)) >= Some(KNOWS))
+}
+
+/// Of `crun version 1.8.1` and what follows it.
+fn version(said: &str) -> Option<(u32, u32)> {
+    let mut numbers = said.strip_prefix("crun version ")?.split(['.', '\n']);
+    let mut number = || numbers.next()?.trim().parse().ok();
+    Some((number()?, number()?))
 }
 
 fn plausible(program: &[u8]) -> bool {
@@ -113,8 +158,28 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_for_the_profile_allows_nothing() {
+        let profile = LinuxSeccompBuilder::default()
+            .default_action(LinuxSeccompAction::ScmpActAllow)
+            .build()
+            .unwrap();
+        let stand_in = stand_in(&profile).unwrap();
+        assert_eq!(stand_in.default_action(), LinuxSeccompAction::ScmpActErrno);
+        assert_eq!(*stand_in.syscalls(), None);
+    }
+
+    #[test]
+    fn versions_of_crun() {
+        let debian = "crun version 1.8.1\ncommit: f8a096be\nspec: 1.0.0\n";
+        assert_eq!(version(debian), Some((1, 8)));
+        assert_eq!(version("crun version 1.21\ncommit: x\n"), Some((1, 21)));
+        assert!(version("crun version 0.16\n") < Some(KNOWS));
+        assert_eq!(version("runc version 1.1.5"), None);
+    }
+
+    #[test]
     fn another_profile_or_another_crun_has_another_program() {
-        let other = oci_spec::runtime::LinuxSeccompBuilder::default()
+        let other = LinuxSeccompBuilder::default()
             .default_errno_ret(38_u32)
             .build()
             .unwrap();

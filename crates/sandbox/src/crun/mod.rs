@@ -10,7 +10,8 @@ mod worker;
 
 pub(crate) use self::ahead::Ahead;
 pub(crate) use sandbox::CrunSandbox;
-pub(crate) use worker::worker_main;
+pub(crate) use sealed::SealedCrun;
+pub(crate) use worker::{END_OF_PATH, worker};
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use bryo_model::{IdSlot, NetworkMode};
-use bryo_process::{Program, Running, Stdio, find_program};
+use bryo_process::find_program;
 use oci_spec::runtime::LinuxSeccomp;
 
 use ahead::Wanted;
@@ -26,7 +27,7 @@ use filter::Filter;
 
 use crate::network::{Counters, NetworkHelper, NetworkProgram, Rule, close_network};
 use crate::proc::kernel_version;
-use crate::userns::{Nested, Role, UserNamespace};
+use crate::userns::{Nested, UserNamespace, Worker};
 use crate::{Host, Leftover, Missing, Network, SandboxError, seccomp};
 
 /// Overlay mounts in user namespaces came with 5.11, `cgroup.kill` with 5.14. Whether the overlay module is loaded does not
@@ -114,20 +115,26 @@ impl CrunRuntime {
     }
 
     async fn make(&self, name: &str, wanted: Wanted) -> Result<Ready, SandboxError> {
-        // It needs nothing of what is made meanwhile.
-        let worker = start_worker(&self.userns, &self.crun)?;
-        let isolated = wanted.rules().is_some();
-        let nested = self.userns.nest(name, wanted.slot(), isolated).await?;
-        let network = match wanted.rules() {
-            None => Ok(None),
-            Some(rules) => self.connect(&nested, rules).await.map(Some),
-        };
-        match network {
-            Ok(network) => Ok(Ready {
+        let Some(rules) = wanted.rules() else {
+            // Where there is nobody to be connected, crun makes the namespaces with the container.
+            return Ok(Ready {
+                worker: self.userns.work(&self.crun, None).await?,
                 wanted,
-                nested,
+                nested: None,
+                network: None,
+            });
+        };
+        let nested = self.userns.nest(name, wanted.slot()).await?;
+        let made = tokio::try_join!(
+            self.userns.work(&self.crun, Some(&nested)),
+            self.connect(&nested, rules)
+        );
+        match made {
+            Ok((worker, network)) => Ok(Ready {
+                network: Some(network),
+                nested: Some(nested),
                 worker,
-                network,
+                wanted,
             }),
             Err(error) => {
                 let _ = self.userns.unnest(&nested).await;
@@ -141,8 +148,7 @@ impl CrunRuntime {
             .network
             .as_ref()
             .map_err(|missing| SandboxError::Host(vec![missing.clone()]))?;
-        let net = nested.net().unwrap_or(nested.user());
-        let (user, net) = (nested.on_host(nested.user()), nested.on_host(net));
+        let (user, net) = (nested.on_host(nested.user()), nested.on_host(nested.net()));
         // Not both at once: the kernel takes no route through a gateway that a rule has closed.
         let helper = program.start(&self.userns, nested).await?;
         let counters = close_network(&user, &net, rules).await?;
@@ -187,7 +193,8 @@ impl CrunRuntime {
     /// Lets go of an attempt's namespaces and ends its network. Returns what is left of them, if that is known already: the
     /// kernel takes its time to take a network device away, and where attempts follow each other it is waited for beside the
     /// next one, and by [`Ahead::close`] at last.
-    async fn let_go(&self, nested: Nested, network: Option<Connected>) -> Option<Leftover> {
+    async fn let_go(&self, nested: Option<Nested>, network: Option<Connected>) -> Option<Leftover> {
+        let nested = nested?;
         if let Some(network) = &network {
             network.helper.end();
         }
@@ -207,16 +214,6 @@ impl CrunRuntime {
     }
 }
 
-/// The worker of an attempt that may not be there yet.
-fn start_worker(userns: &UserNamespace, crun: &Path) -> Result<Running, SandboxError> {
-    Program::new("/proc/self/exe")
-        .arg(Role::Worker.name())
-        .arg(userns.pid().to_string())
-        .arg(crun)
-        .start(Stdio::Piped)
-        .map_err(SandboxError::program("start the worker"))
-}
-
 /// What was true of the host when the runtime's needs were read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
@@ -225,7 +222,7 @@ pub(crate) struct Stamp {
 }
 
 /// A file by what changes when it is replaced or written.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct FileStamp {
     path: PathBuf,
     ino: u64,
@@ -274,8 +271,9 @@ fn ours_alone(dir: &Path) -> Result<(), SandboxError> {
 #[derive(Debug)]
 pub(crate) struct Ready {
     wanted: Wanted,
-    nested: Nested,
-    worker: Running,
+    /// Where there is a network.
+    nested: Option<Nested>,
+    worker: Worker,
     network: Option<Connected>,
 }
 

@@ -8,18 +8,23 @@
 //! word `selinux` among the mounts, and without it takes the host for one without SELinux.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
+use bryo_process::{Fork, fork};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{getpid, getppid};
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, WaitStatus, wait};
 use serde::{Deserialize, Serialize};
 
-use super::sealed::{self, Sealed};
+use super::sealed::SealedCrun;
 use super::worker::Instructions;
 use crate::selinux;
 
@@ -37,58 +42,49 @@ impl End {
     }
 }
 
-/// The crun program, as it will be started.
-pub(super) struct Crun<'a> {
-    path: &'a Path,
-    copy: io::Result<Sealed>,
-}
-
-impl<'a> Crun<'a> {
-    /// Copies it, which can be done before it is needed.
-    pub(super) fn at(path: &'a OsStr) -> Self {
-        let path = Path::new(path);
-        Self {
-            path,
-            copy: sealed::copy(path),
-        }
-    }
-
-    /// Starts the copy, which spares crun to make one itself, or it as it is where that is refused.
-    fn start(&self, args: &[OsString]) -> io::Result<Child> {
-        let from = |program: &Path| {
-            let mut command = Command::new(program);
-            command.arg0(self.path).args(args).stdin(Stdio::null());
-            command.spawn()
-        };
-        match &self.copy {
-            Ok(copy) => from(&copy.path()).or_else(|_| from(self.path)),
-            Err(_) => from(self.path),
+/// Makes a copy of this process that ends with it: nobody else could wait for what it becomes. Should this process be killed
+/// while crun is about to put a job into its cgroup, there would be nobody who could stop that.
+pub(super) fn copy(child: impl FnOnce() -> i32) -> io::Result<i32> {
+    let parent = getpid();
+    match fork()? {
+        Fork::Parent(pid) => Ok(pid.as_raw()),
+        Fork::Child => {
+            let _ = set_pdeathsig(Signal::SIGKILL);
+            std::process::exit(match getppid() == parent {
+                true => child(),
+                false => NOT_STARTED,
+            })
         }
     }
 }
 
-/// Has crun make the container and waits for the end of the job. What crun complains about is in its own log.
-pub(super) fn run(todo: &Instructions, crun: &Crun<'_>) -> Result<(), String> {
-    if is_orphan(todo) {
-        return Err("the agent is gone".to_owned());
+/// Becomes crun: a sealed copy of it, which spares it to make one itself, or the program as it is where that is refused. Gives
+/// an exit code when it could not.
+pub(super) fn become_crun(crun: &SealedCrun, args: &[OsString]) -> i32 {
+    for program in crun.programs() {
+        let mut command = Command::new(program);
+        command.arg0(crun.path()).args(args);
+        // It returns only when there is another one to try.
+        let _ = command.exec();
     }
+    NOT_STARTED
+}
+
+/// The exit code of a copy that could not become crun, which has none like it.
+const NOT_STARTED: i32 = 213;
+
+/// Takes what is left behind by whom it has started: so it learns how the job ended.
+pub(super) fn be_parent() -> Result<(), String> {
     nix::sys::prctl::set_child_subreaper(true)
-        .map_err(|e| format!("could not become the job's parent: {e}"))?;
-    if let Some(label) = todo
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.pipes.as_ref())
-    {
-        selinux::label_own_output(label)?;
-    }
+        .map_err(|e| format!("could not become the job's parent: {e}"))
+}
+
+/// Waits until the child has become crun and has made the container, and then for the end of the job. What crun complains
+/// about is in its own log.
+pub(super) fn watch(todo: &Instructions, child: i32, crun: &SealedCrun) -> Result<(), String> {
     let mut children = Children::default();
-    if !children.succeeds(crun, &todo.crun)? {
+    if !children.succeeds(child, crun)? {
         return Ok(());
-    }
-    if is_orphan(todo) {
-        // Who dies before the job is in its cgroup has it killed there too early. If the agent lives at this moment, its
-        // helper's kill comes later.
-        kill_all(todo);
     }
     let job = job(&todo.pid_file)?;
     if let Some(labels) = &todo.labels {
@@ -98,7 +94,11 @@ pub(super) fn run(todo: &Instructions, crun: &Crun<'_>) -> Result<(), String> {
         }
         fs::write(&labels.seen, &labels.process)
             .map_err(|e| format!("could not write {}: {e}", labels.seen.display()))?;
-        if !children.succeeds(crun, &labels.start)? {
+        let starts = copy(|| become_crun(crun, &labels.start));
+        let starts = starts.map_err(|e| failed(crun, &e))?;
+        // A number can be given again.
+        children.ended.remove(&starts);
+        if !children.succeeds(starts, crun)? {
             kill_all(todo);
             return Ok(());
         }
@@ -115,6 +115,10 @@ fn kill_all(todo: &Instructions) {
     let _ = fs::write(todo.cgroup.join("cgroup.kill"), "1");
 }
 
+fn failed(crun: &SealedCrun, why: &dyn Display) -> String {
+    format!("could not start {}: {why}", crun.path().display())
+}
+
 /// The job's first process, as crun wrote it down.
 fn job(pid_file: &Path) -> Result<i32, String> {
     let text = fs::read_to_string(pid_file)
@@ -122,11 +126,6 @@ fn job(pid_file: &Path) -> Result<i32, String> {
     text.trim()
         .parse()
         .map_err(|_| format!("crun wrote {text:?} as the job's process id"))
-}
-
-/// Whether the agent that started this has died.
-fn is_orphan(todo: &Instructions) -> bool {
-    u32::try_from(nix::unistd::getppid().as_raw()).ok() != Some(todo.agent)
 }
 
 /// Room for an [`End`] as text.
@@ -153,15 +152,12 @@ struct Children {
 }
 
 impl Children {
-    /// Runs crun to its end. Whether that was a good one.
-    fn succeeds(&mut self, crun: &Crun<'_>, args: &[OsString]) -> Result<bool, String> {
-        let child = crun
-            .start(args)
-            .map_err(|e| format!("could not start {}: {e}", crun.path.display()))?;
-        let child = i32::try_from(child.id()).map_err(|e| e.to_string())?;
-        // A number can be given again.
-        self.ended.remove(&child);
-        Ok(self.wait_for(child)? == Some(End::Code(0)))
+    /// Waits for the end of a child that becomes crun. Whether that was a good one.
+    fn succeeds(&mut self, child: i32, crun: &SealedCrun) -> Result<bool, String> {
+        match self.wait_for(child)? {
+            Some(End::Code(NOT_STARTED)) => Err(failed(crun, &"it cannot be run")),
+            end => Ok(end == Some(End::Code(0))),
+        }
     }
 
     fn wait_for(&mut self, pid: i32) -> Result<Option<End>, String> {

@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bryo_model::{NetworkMode, ResourceUse};
-use bryo_process::Running;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::io::AsyncWriteExt;
 
 use super::ahead::Wanted;
 use super::bundle::{self, Placement};
+use super::filter;
 use super::parent::{self, End};
 use super::worker::{self, HostMount, Instructions, JobLabels};
 use super::{Connected, CrunRuntime, Ready};
@@ -23,11 +22,14 @@ use crate::logs::Logs;
 use crate::network::{DNS, Traffic, resolver};
 use crate::proc::{handles, is_first};
 use crate::selinux::Labels;
-use crate::userns::Nested;
+use crate::userns::{Nested, Worker};
 use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
 
 /// Where the worker writes the end of the job down, in the work directory.
 const END: &str = "end.json";
+
+/// What the worker is to do, in the work directory.
+const INSTRUCTIONS: &str = "worker.json";
 
 /// The container's own cgroup below the job's.
 const BOX: &str = "box";
@@ -38,15 +40,15 @@ pub(crate) struct CrunSandbox {
     name: String,
     runtime: Arc<CrunRuntime>,
     /// Until it is started.
-    worker: Option<Running>,
+    worker: Option<Worker>,
     /// What the next attempt will want, if it is like this one.
     wanted: Wanted,
-    nested: Nested,
+    nested: Option<Nested>,
     network: Option<Connected>,
     cgroup: JobCgroup,
     work: PathBuf,
     apparmor: Option<String>,
-    running: Option<Running>,
+    running: Option<Worker>,
     traffic: Option<Traffic>,
     /// Whether the namespaces have been let go of.
     let_go: bool,
@@ -97,25 +99,32 @@ impl CrunSandbox {
         let sources: Vec<_> = (0..spec.mounts.len())
             .map(|index| worker::mount_source(&place, index))
             .collect();
+        let failed = |e: oci_spec::OciSpecError| SandboxError::Crun(e.to_string());
+        let compiled_filter = runtime.filter.compiled();
+        let seccomp = match compiled_filter {
+            Some(_) => filter::stand_in(&runtime.seccomp).map_err(failed)?,
+            None => runtime.seccomp.clone(),
+        };
         let config = bundle::config(
             spec,
             user,
-            runtime.seccomp.clone(),
+            seccomp,
             &Placement {
                 rootfs: &worker::rootfs(&place),
                 sources: &sources,
                 etc: &etc_paths,
-                user_namespace: nested.user(),
-                network_namespace: nested.net(),
+                slot: self.wanted.slot(),
+                user_namespace: nested.as_ref().map(Nested::user),
+                network_namespace: nested.as_ref().map(Nested::net),
                 cgroup: &name_of(&self.cgroup.dir().join(BOX)),
                 labels,
-                compiled_filter: runtime.filter.compiled(),
+                compiled_filter,
             },
         )
-        .map_err(|e| SandboxError::Crun(e.to_string()))?;
+        .map_err(failed)?;
         let instructions = Instructions {
             place,
-            job_root: nested.slot().first(),
+            job_root: self.wanted.slot().first(),
             layers: dirs.clone(),
             overlay: self.overlay(),
             mounts: spec
@@ -143,7 +152,6 @@ impl CrunSandbox {
                 start: self.crun_start(),
                 seen: self.label_file(),
             }),
-            agent: std::process::id(),
             cgroup: self.cgroup.dir().to_owned(),
             pid_file: self.pid_file(),
             end_file: self.end_file(),
@@ -166,7 +174,7 @@ impl CrunSandbox {
     }
 
     fn instructions(&self) -> PathBuf {
-        self.work.join("worker.json")
+        self.work.join(INSTRUCTIONS)
     }
 
     /// crun's own, here so that it goes with everything else.
@@ -224,18 +232,13 @@ impl CrunSandbox {
             .worker
             .take()
             .ok_or_else(|| SandboxError::Crun("it was started before".to_owned()))?;
-        let pipes = worker.take_pipes();
+        let output = worker.take_output();
         // From here on there is somebody to be killed.
-        self.running = Some(worker);
-        let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
+        let worker = self.running.insert(worker);
+        let Some((stdout, stderr)) = output else {
             return Err(SandboxError::Crun("it has no output".to_owned()));
         };
-        let instructions = self.instructions();
-        // One that has ended tells by its end.
-        let _ = stdin
-            .write_all(instructions.as_os_str().as_encoded_bytes())
-            .await;
-        drop(stdin);
+        worker.begin(&self.work.join(INSTRUCTIONS));
         let filter = &self.runtime.filter;
         if filter.compiled().is_none() {
             let keep = filter.clone();
@@ -255,8 +258,7 @@ impl CrunSandbox {
         let mut end = parent::read(&self.work.join(END));
         let mut status = None;
         if end.is_none() {
-            let ended = running.wait().await;
-            status = Some(ended.map_err(SandboxError::program("wait for the worker"))?);
+            status = Some(running.wait().await);
             end = parent::read(&self.end_file());
         }
         if let Some(network) = &mut self.network {
@@ -319,12 +321,12 @@ impl CrunSandbox {
 
     /// Kills everything of the job.
     pub(crate) fn kill(&mut self) -> Result<(), SandboxError> {
-        // crun may not have put anything into the cgroup yet; then the worker itself is what there is. In this order a job
-        // that begins in between is still met by the second.
+        // crun may not have put anything into the cgroup yet; then the worker itself is what there is. The helper kills that
+        // first, so that a job that begins in between is still met by the second.
         if self.never_began()
             && let Some(running) = &self.running
         {
-            running.signal(Signal::SIGKILL);
+            running.end(Some(self.cgroup.dir()));
         }
         self.cgroup.kill()
     }
@@ -344,7 +346,7 @@ impl CrunSandbox {
         if let Some(mut running) = self.running.take() {
             if parent::read(&self.end_file()).is_some() {
                 // Nothing of it is needed any more, and it is about to end.
-                left.extend(self.runtime.ahead.see_off(running).await);
+                left.extend(self.runtime.ahead.see_off_worker(running).await);
             } else {
                 let _ = self.cgroup.kill();
                 running.kill().await;

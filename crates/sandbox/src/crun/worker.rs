@@ -1,8 +1,8 @@
 //! The worker: makes the mounts of one job in a mount namespace of its own, has `crun` make the container, and stays as
 //! the parent of the job's first process, because only a parent is told how a process ended.
 //!
-//! It is started before there is anything to do, joins the helper, and waits until its standard input tells it which
-//! instructions are its. If that ends instead, nobody needs it.
+//! It is a copy of the helper, made before there is anything to do, and waits until it is told which instructions are its.
+//! If its input ends instead, nobody needs it.
 //!
 //! ```text
 //!  BASE/box/            a tmpfs, only in this mount namespace
@@ -11,27 +11,28 @@
 //!      etc/             resolv.conf, hosts, hostname
 //! ```
 //!
-//! Its mounts live as long as it and the last process of the job, and can be left behind by nobody: they are in no other
+//! Its mounts live as long as crun and the last process of the job, and can be left behind by nobody: they are in no other
 //! mount namespace. The paths lie beneath the helper's own directory because the job's ids cannot walk the agent's home.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Gid, Uid, chown};
+use nix::unistd::{Gid, Uid, chown, dup2_stderr, dup2_stdout};
 use serde::{Deserialize, Serialize};
 
-use super::parent::{self, Crun};
-use crate::userns::{give, join};
+use super::parent;
+use super::sealed::SealedCrun;
+use crate::selinux;
+use crate::userns::give;
 
 /// The kernel takes mount options of one page, its end included.
 const OPTIONS: usize = 4095;
 
-/// What the worker is told, in a file that is named on its standard input.
+/// What the worker is told, in a file that is named to it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Instructions {
     /// The job's id 0, as the helper's namespace counts.
@@ -48,8 +49,7 @@ pub(super) struct Instructions {
     /// What crun is started with to make the container; the job runs at once, or waits for its start where it has labels.
     pub(super) crun: Vec<OsString>,
     pub(super) labels: Option<JobLabels>,
-    /// Bryo itself, and the job's cgroup.
-    pub(super) agent: u32,
+    /// That of the job.
     pub(super) cgroup: PathBuf,
     /// Where crun writes the number of the job's first process.
     pub(super) pid_file: PathBuf,
@@ -93,42 +93,96 @@ pub(super) fn etc_file(place: &Path, name: &str) -> PathBuf {
     place.join("etc").join(name)
 }
 
-/// The worker's main function: `HELPER-PID CRUN`.
-pub(crate) fn worker_main(args: &[OsString]) -> Result<(), String> {
-    let [helper, crun] = args else {
-        return Err("usage: HELPER-PID CRUN".to_owned());
+/// What ends the path of a file with instructions: no path has it.
+pub(crate) const END_OF_PATH: &[u8] = b"\0";
+
+/// The worker's main function; its exit code. The path of the file with its instructions comes out of `told`.
+///
+/// It has two processes, both there before there is anything to do: one that makes the mounts and becomes crun, and this one,
+/// which stays. `alone` gives the first one a mount namespace of its own.
+pub(crate) fn worker(
+    told: &PipeReader,
+    alone: impl FnOnce() -> Result<(), String>,
+    crun: &SealedCrun,
+) -> i32 {
+    let made = parent::be_parent().and_then(|()| {
+        let (heard, tell) = io::pipe().map_err(|e| format!("could not make a pipe: {e}"))?;
+        let child = parent::copy(|| start(told, tell, alone, crun));
+        let child = child.map_err(|e| format!("the worker could not copy itself: {e}"))?;
+        Ok((child, heard))
+    });
+    // The first one tells the second, which has the time.
+    let path = match &made {
+        Ok((_, heard)) => path(heard),
+        Err(_) => path(told),
     };
-    let joined = join(helper);
-    let crun = Crun::at(crun);
-    let mut file = Vec::new();
-    std::io::stdin()
-        .read_to_end(&mut file)
-        .map_err(|e| e.to_string())?;
-    if file.is_empty() {
-        return Ok(());
-    }
-    let file = Path::new(OsStr::from_bytes(&file));
+    let Some(file) = path else {
+        return 0;
+    };
     // What goes wrong is told in a file: standard error is the job's.
-    let result = joined.and_then(|()| work(file, &crun));
-    if let Err(why) = &result {
-        let _ = fs::write(error_file(file), why);
+    let worked = made.and_then(|(child, _)| parent::watch(&read(&file)?, child, crun));
+    if let Err(why) = &worked {
+        let _ = fs::write(error_file(&file), why);
     }
-    result.map_err(|_| String::new())
+    // The end of the output tells the agent that all is written down: before the kernel takes this process apart.
+    let _ = File::open("/dev/null").and_then(|null| {
+        dup2_stdout(&null)?;
+        dup2_stderr(&null)?;
+        Ok(())
+    });
+    i32::from(worked.is_err())
+}
+
+/// The exit code of who has said why it could not become crun. crun has none like it.
+const TOLD_WHY: i32 = 214;
+
+/// Waits for instructions, makes the mounts, and becomes crun.
+fn start(
+    told: &PipeReader,
+    mut tell: PipeWriter,
+    alone: impl FnOnce() -> Result<(), String>,
+    crun: &SealedCrun,
+) -> i32 {
+    let is_alone = alone();
+    let Some(file) = path(told) else {
+        return 0;
+    };
+    let _ = tell.write_all(file.as_os_str().as_bytes());
+    let _ = tell.write_all(END_OF_PATH);
+    drop(tell);
+    let made = is_alone.and_then(|()| {
+        let todo = read(&file)?;
+        make_box(&todo)?;
+        let labels = todo.labels.as_ref();
+        if let Some(label) = labels.and_then(|labels| labels.pipes.as_ref()) {
+            selinux::label_own_output(label)?;
+        }
+        Ok(todo)
+    });
+    match made {
+        Ok(todo) => parent::become_crun(crun, &todo.crun),
+        Err(why) => {
+            let _ = fs::write(error_file(&file), why);
+            TOLD_WHY
+        }
+    }
+}
+
+/// A path that is told, if one is.
+fn path(told: &PipeReader) -> Option<PathBuf> {
+    let mut path = Vec::new();
+    BufReader::new(told).read_until(0, &mut path).ok()?;
+    (path.pop() == Some(0)).then(|| PathBuf::from(OsString::from_vec(path)))
+}
+
+fn read(file: &Path) -> Result<Instructions, String> {
+    let text = fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    serde_json::from_slice(&text).map_err(|e| e.to_string())
 }
 
 /// Where the worker says why it failed.
 pub(super) fn error_file(instructions: &Path) -> PathBuf {
     instructions.with_extension("error")
-}
-
-fn work(file: &Path, crun: &Crun<'_>) -> Result<(), String> {
-    let text = fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
-    let todo: Instructions = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
-    // Not before there are instructions: what was pinned later would not be seen in it.
-    unshare(CloneFlags::CLONE_NEWNS)
-        .map_err(|e| format!("could not make a mount namespace: {e}"))?;
-    make_box(&todo)?;
-    parent::run(&todo, crun)
 }
 
 fn make_box(todo: &Instructions) -> Result<(), String> {
@@ -274,7 +328,7 @@ fn bind(entry: &HostMount, at: &Path, job_root: u32) -> Result<(), String> {
 
 fn make_dir(path: &Path) -> Result<(), String> {
     match fs::create_dir(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other.map_err(|e| format!("could not make {}: {e}", path.display())),
     }
 }

@@ -44,10 +44,7 @@ impl NetworkProgram {
         userns: &UserNamespace,
         nested: &Nested,
     ) -> Result<NetworkHelper, SandboxError> {
-        let net = nested.net().ok_or(SandboxError::System {
-            what: "find the job's network namespace",
-            source: std::io::ErrorKind::NotFound.into(),
-        })?;
+        let net = nested.net();
         let start = async {
             match self {
                 Self::Slirp4netns(path) => slirp4netns(&userns.inside().arg(path), net).await,

@@ -6,6 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat2};
@@ -29,12 +30,57 @@ pub(crate) fn give(path: &Path, root: u32) -> Result<(), String> {
     fchmod(&fd, Mode::from_bits_truncate(0o777)).map_err(text)
 }
 
+/// So many entries are little.
+const LITTLE: u64 = 300;
+
+/// How much is done before the rest is left to somebody who has the time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Effort {
+    entries: u64,
+    /// Of one file that is removed.
+    blocks: u64,
+    /// A disk can be slow.
+    until: Option<Instant>,
+}
+
+impl Effort {
+    /// Whatever it takes.
+    pub(super) const ALL: Self = Self {
+        entries: u64::MAX,
+        blocks: u64::MAX,
+        until: None,
+    };
+
+    /// A few milliseconds at most.
+    pub(super) fn little() -> Self {
+        Self {
+            entries: LITTLE,
+            blocks: (64 << 20) / 512,
+            until: Some(Instant::now() + Duration::from_millis(3)),
+        }
+    }
+
+    /// So many more entries. Whether that is still within it.
+    pub(super) fn allows(&mut self, entries: u64) -> bool {
+        self.entries = self.entries.saturating_sub(entries);
+        self.entries > 0 && self.until.is_none_or(|until| Instant::now() < until)
+    }
+}
+
+/// How far something was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    Whole,
+    /// The effort was not enough. Doing it again goes on.
+    Part,
+}
+
 /// Makes everything in the tree the agent's: directories `u+rwx`, files `u+rw`.
-pub(super) fn reclaim(path: &Path) -> Result<(), String> {
+pub(super) fn reclaim(path: &Path, mut effort: Effort) -> Result<Progress, String> {
     let text = |e: Errno| format!("could not take back {}: {e}", path.display());
     let top = open(path, directory_flags(), Mode::empty()).map_err(text)?;
     own(&top).map_err(text)?;
-    walk(top, &mut |parent, name, kind| {
+    walk(top, &mut effort, &mut |parent, name, kind| {
         fchownat(
             parent,
             name,
@@ -66,27 +112,34 @@ fn own(dir: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Removes the tree with its top. A tree that is not there is no error.
-pub(super) fn remove(path: &Path) -> Result<(), String> {
-    remove_tries(path, 3)
+pub(super) fn remove(path: &Path, effort: Effort) -> Result<Progress, String> {
+    remove_tries(path, effort, 3)
 }
 
-fn remove_tries(path: &Path, tries: u32) -> Result<(), String> {
+fn remove_tries(path: &Path, mut effort: Effort, tries: u32) -> Result<Progress, String> {
     let text = |e: Errno| format!("could not remove {}: {e}", path.display());
     match open(path, directory_flags(), Mode::empty()) {
         Ok(_) => {}
-        Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::ENOENT) => return Ok(Progress::Whole),
         Err(Errno::ENOTDIR | Errno::ELOOP) => {
-            return std::fs::remove_file(path).map_err(|e| format!("{}: {e}", path.display()));
+            let removed = std::fs::remove_file(path);
+            return removed
+                .map(|()| Progress::Whole)
+                .map_err(|e| format!("{}: {e}", path.display()));
         }
         Err(e) => return Err(text(e)),
     }
-    empty(path).map_err(text)?;
+    if empty(path, &mut effort).map_err(text)? == Progress::Part {
+        return Ok(Progress::Part);
+    }
     match std::fs::remove_dir(path) {
         // The worker of an agent that was killed may have written its last word meanwhile.
         Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty && tries > 0 => {
-            remove_tries(path, tries - 1)
+            remove_tries(path, effort, tries - 1)
         }
-        other => other.map_err(|e| format!("could not remove {}: {e}", path.display())),
+        other => other
+            .map(|()| Progress::Whole)
+            .map_err(|e| format!("could not remove {}: {e}", path.display())),
     }
 }
 
@@ -97,12 +150,12 @@ pub(super) const DEEPEST: usize = 1000;
 
 /// Calls `visit` for every entry beneath `top`, each directory before what is in it, down to [`DEEPEST`] levels: whoever
 /// reads the tree afterwards refuses one that is deeper.
-fn walk(top: OwnedFd, visit: Visit<'_>) -> Result<(), Errno> {
+fn walk(top: OwnedFd, effort: &mut Effort, visit: Visit<'_>) -> Result<Progress, Errno> {
     let mut stack = vec![Dir::new(top).map_err(errno)?];
     loop {
         let depth = stack.len();
         let Some(dir) = stack.last_mut() else {
-            return Ok(());
+            return Ok(Progress::Whole);
         };
         let Some(entry) = dir.read() else {
             stack.pop();
@@ -112,6 +165,9 @@ fn walk(top: OwnedFd, visit: Visit<'_>) -> Result<(), Errno> {
         let name = entry.file_name();
         if is_dot(name) {
             continue;
+        }
+        if !effort.allows(1) {
+            return Ok(Progress::Part);
         }
         let parent = dir.fd().map_err(errno)?;
         let kind = kind_of(parent, name, entry.file_type())?;
@@ -124,22 +180,35 @@ fn walk(top: OwnedFd, visit: Visit<'_>) -> Result<(), Errno> {
 }
 
 /// Removes everything beneath `top`, deepest first, whatever its mode and its depth.
-fn empty(top: &Path) -> Result<(), Errno> {
+fn empty(top: &Path, effort: &mut Effort) -> Result<Progress, Errno> {
     // Each round removes at least DEEPEST levels of what is nested deeper.
-    while pass(open(top, directory_flags(), Mode::empty())?)? {}
-    Ok(())
+    loop {
+        match pass(open(top, directory_flags(), Mode::empty())?, effort)? {
+            Pass::Again => {}
+            Pass::Done(progress) => return Ok(progress),
+        }
+    }
 }
 
-/// Removes what it can reach with [`DEEPEST`] open directories; what lies deeper is brought up to the top. Returns whether
-/// something was.
-fn pass(top: OwnedFd) -> Result<bool, Errno> {
+/// What one round came to.
+enum Pass {
+    /// Something was brought up to the top.
+    Again,
+    Done(Progress),
+}
+
+/// Removes what it can reach with [`DEEPEST`] open directories; what lies deeper is brought up to the top.
+fn pass(top: OwnedFd, effort: &mut Effort) -> Result<Pass, Errno> {
     let above = top.try_clone().map_err(|_| Errno::EMFILE)?;
     let mut brought_up = 0_u64;
     let mut stack: Vec<(CString, Dir)> = vec![(CString::default(), Dir::new(top).map_err(errno)?)];
     loop {
         let depth = stack.len();
         let Some((_, dir)) = stack.last_mut() else {
-            return Ok(brought_up > 0);
+            return Ok(match brought_up {
+                0 => Pass::Done(Progress::Whole),
+                _ => Pass::Again,
+            });
         };
         let Some(entry) = dir.read() else {
             if let (Some((name, _)), Some((_, parent))) = (stack.pop(), stack.last()) {
@@ -154,7 +223,17 @@ fn pass(top: OwnedFd) -> Result<bool, Errno> {
             continue;
         }
         let parent = dir.fd().map_err(errno)?;
+        if !effort.allows(1) {
+            return Ok(Pass::Done(Progress::Part));
+        }
         if kind_of(parent, name, entry.file_type())? != FileType::Directory {
+            // The kernel takes its time to give the blocks of a large file back.
+            if effort.blocks < u64::MAX {
+                let stat = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                if u64::try_from(stat.st_blocks).unwrap_or(0) > effort.blocks {
+                    return Ok(Pass::Done(Progress::Part));
+                }
+            }
             unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)?;
         } else if depth < DEEPEST {
             let fd = openat(parent, name, directory_flags(), Mode::empty())?;
@@ -214,9 +293,9 @@ mod tests {
         std::fs::create_dir_all(tree.join("a/b/c")).unwrap();
         std::fs::write(tree.join("a/b/f"), "x").unwrap();
         std::os::unix::fs::symlink(&outside, tree.join("a/link")).unwrap();
-        remove(&tree).unwrap();
+        remove(&tree, Effort::ALL).unwrap();
         assert!(!tree.exists() && outside.join("keep").exists());
-        remove(&tree).unwrap();
+        remove(&tree, Effort::ALL).unwrap();
     }
 
     #[test]
@@ -231,8 +310,38 @@ mod tests {
             at = openat(&at, "d", directory_flags(), Mode::empty()).unwrap();
         }
         drop(at);
-        remove(&tree).unwrap();
+        remove(&tree, Effort::ALL).unwrap();
         assert!(!tree.exists());
+    }
+
+    #[test]
+    fn what_is_too_much_is_done_in_part_and_then_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        for n in 0..LITTLE {
+            std::fs::write(tree.join(n.to_string()), "").unwrap();
+        }
+        let little = || Effort {
+            until: None,
+            ..Effort::little()
+        };
+        let late = Effort {
+            until: Some(Instant::now()),
+            ..Effort::ALL
+        };
+        assert_eq!(reclaim(&tree, little()), Ok(Progress::Part));
+        assert_eq!(reclaim(&tree, late), Ok(Progress::Part));
+        assert_eq!(reclaim(&tree, Effort::ALL), Ok(Progress::Whole));
+        assert_eq!(remove(&tree, late), Ok(Progress::Part));
+        assert_eq!(remove(&tree, little()), Ok(Progress::Part));
+        assert_eq!(remove(&tree, little()), Ok(Progress::Whole));
+        assert!(!tree.exists());
+        let large = dir.path().join("large");
+        std::fs::create_dir(&large).unwrap();
+        std::fs::write(large.join("f"), vec![1; (64 << 20) + 4096]).unwrap();
+        assert_eq!(remove(&large, little()), Ok(Progress::Part));
+        assert_eq!(remove(&large, Effort::ALL), Ok(Progress::Whole));
     }
 
     #[test]
@@ -242,7 +351,7 @@ mod tests {
         std::fs::create_dir_all(&outside).unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&outside, &link).unwrap();
-        remove(&link).unwrap();
+        remove(&link, Effort::ALL).unwrap();
         assert!(outside.exists() && !link.is_symlink());
     }
 }

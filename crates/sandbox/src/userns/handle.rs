@@ -1,21 +1,21 @@
 //! The agent's side: starting the helper, asking it, and programs that run inside its namespace.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bryo_model::IdSlot;
 use bryo_process::{Program, Running, Stdio};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
-use tokio::sync::{oneshot, watch};
+use tokio::io::BufReader;
 
+use super::connection::{Connection, expect, lost, write};
 use super::measure::OnDisk;
 use super::nested;
-use super::protocol::{Answer, Request, Wish};
+use super::protocol::{Done, Wish};
 use super::roles::Role;
+use super::worker::Worker;
 use crate::{SandboxError, SubordinateIds};
 
 /// Starting the helper takes milliseconds; a host that needs longer than this is not answering.
@@ -31,27 +31,7 @@ pub struct UserNamespace {
     base: PathBuf,
     // Held for its Drop: it kills the helper.
     _helper: Running,
-    to_helper: Arc<tokio::sync::Mutex<ChildStdin>>,
-    waiting: Arc<Waiting>,
-    ended: watch::Receiver<Option<String>>,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    state: Mutex<WaitingState>,
-}
-
-#[derive(Debug, Default)]
-struct WaitingState {
-    next: u64,
-    answers: HashMap<u64, oneshot::Sender<Answer>>,
-    ended: Option<String>,
-}
-
-impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, WaitingState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    connection: Arc<Connection>,
 }
 
 impl UserNamespace {
@@ -72,7 +52,7 @@ impl UserNamespace {
             .args(keep)
             .start(Stdio::Piped)
             .map_err(SandboxError::program("start the user namespace helper"))?;
-        let gone = || SandboxError::Helper("it has no pipes".to_owned());
+        let gone = || lost("it has no pipes");
         let pid = helper.id().ok_or_else(gone)?;
         let (stdin, stdout, stderr) = helper.take_pipes();
         let (mut to_helper, stdout) = (stdin.ok_or_else(gone)?, stdout.ok_or_else(gone)?);
@@ -86,23 +66,18 @@ impl UserNamespace {
         uids.and(gids)?;
         write(&mut to_helper, b"mapped\n").await?;
         let base = expect(&mut from_helper, &mut stderr).await?;
-        let waiting = Arc::new(Waiting::default());
-        let (end, ended) = watch::channel(None);
-        tokio::spawn(listen(from_helper, stderr, Arc::clone(&waiting), end));
         Ok(Self {
             pid,
             base: PathBuf::from(base),
             _helper: helper,
-            to_helper: Arc::new(tokio::sync::Mutex::new(to_helper)),
-            waiting,
-            ended,
+            connection: Connection::begin(to_helper, from_helper, stderr),
         })
     }
 
     /// Whether it can still be asked.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.ended.borrow().is_none()
+        self.connection.is_alive()
     }
 
     /// The program that starts another one as root of the helper's namespaces: in it, id 0 is the agent and the ids of
@@ -170,48 +145,47 @@ impl UserNamespace {
     }
 
     /// Has the helper kill everything in this cgroup, should this process die before [`UserNamespace::unguard`].
-    pub(crate) async fn guard(&self, cgroup: &Path) -> Result<(), SandboxError> {
-        self.ask(Wish::Guard {
+    /// The helper does so before anything that it is asked after this, whether or not this process is there then.
+    pub(crate) fn guard(&self, cgroup: &Path) {
+        self.connection.tell(Wish::Guard {
             cgroup: cgroup.to_owned(),
-        })
-        .await
+        });
     }
 
     /// Takes it back.
-    pub(crate) async fn unguard(&self, cgroup: &Path) -> Result<(), SandboxError> {
-        self.ask(Wish::Unguard {
+    pub(crate) fn unguard(&self, cgroup: &Path) {
+        self.connection.tell(Wish::Unguard {
             cgroup: cgroup.to_owned(),
-        })
-        .await
+        });
     }
 
-    /// Makes the nested namespaces of one attempt.
-    pub(crate) async fn nest(
-        &self,
-        name: &str,
-        slot: IdSlot,
-        network: bool,
-    ) -> Result<Nested, SandboxError> {
+    /// Makes a user namespace with the ids of this slot, and a network namespace that it owns.
+    pub(crate) async fn nest(&self, name: &str, slot: IdSlot) -> Result<Nested, SandboxError> {
+        let (user, net) = nested::pins(&self.base, name);
+        // Before they are there: whoever goes away meanwhile leaves nothing.
+        let nested = Nested {
+            pinned: Arc::new(Pinned {
+                name: name.to_owned(),
+                connection: Arc::clone(&self.connection),
+                let_go: AtomicBool::new(false),
+            }),
+            root: PathBuf::from(format!("/proc/{}/root", self.pid)),
+            user,
+            net,
+        };
         self.ask(Wish::Nest {
             name: name.to_owned(),
             first: slot.first(),
-            network,
         })
         .await?;
-        let (user, net) = nested::pins(&self.base, name);
-        Ok(Nested {
-            name: name.to_owned(),
-            slot,
-            root: PathBuf::from(format!("/proc/{}/root", self.pid)),
-            user,
-            net: network.then_some(net),
-        })
+        Ok(nested)
     }
 
-    /// Lets go of them.
+    /// Lets go of them, for whoever has them.
     pub(crate) async fn unnest(&self, nested: &Nested) -> Result<(), SandboxError> {
+        nested.pinned.let_go.store(true, Ordering::Relaxed);
         self.ask(Wish::Unnest {
-            name: nested.name.clone(),
+            name: nested.name().to_owned(),
         })
         .await
     }
@@ -229,110 +203,30 @@ impl UserNamespace {
             processes: processes.to_vec(),
             most,
         };
-        let answer = self.answer(wish).await?;
-        answer
-            .on_disk
-            .ok_or_else(|| SandboxError::Helper("it measured nothing".to_owned()))
+        match self.connection.ask(wish).await? {
+            Done::Measured(on_disk) => Ok(on_disk),
+            _ => Err(lost("it measured nothing")),
+        }
+    }
+
+    /// Makes a worker, which waits for its instructions and will start this crun. It sees these namespaces, and none that
+    /// are made later.
+    pub(crate) async fn work(
+        &self,
+        crun: &Path,
+        sees: Option<&Nested>,
+    ) -> Result<Worker, SandboxError> {
+        Worker::make(&self.connection, self.pid, crun, sees.map(Nested::name)).await
     }
 
     /// Waits until the helper has ended, which it does by itself only when something is wrong, and says why.
     pub(crate) async fn ended(&self) -> String {
-        let mut ended = self.ended.clone();
-        let why = ended.wait_for(Option::is_some).await;
-        why.ok().and_then(|why| why.clone()).unwrap_or_default()
+        self.connection.ended().await
     }
 
     async fn ask(&self, wish: Wish) -> Result<(), SandboxError> {
-        self.answer(wish).await.map(drop)
+        self.connection.ask(wish).await.map(drop)
     }
-
-    async fn answer(&self, wish: Wish) -> Result<Answer, SandboxError> {
-        let (sender, receiver) = oneshot::channel();
-        let number = {
-            let mut state = self.waiting.lock();
-            if let Some(why) = &state.ended {
-                return Err(SandboxError::Helper(why.clone()));
-            }
-            state.next += 1;
-            let number = state.next;
-            state.answers.insert(number, sender);
-            number
-        };
-        let mut line = serde_json::to_vec(&Request { number, wish })
-            .map_err(|e| SandboxError::Helper(e.to_string()))?;
-        line.push(b'\n');
-        // A line is written whole even if nobody waits for its answer any more: half a one would spoil the next.
-        let to_helper = Arc::clone(&self.to_helper);
-        let written = tokio::spawn(async move { write(&mut *to_helper.lock().await, &line).await });
-        written
-            .await
-            .map_err(|e| SandboxError::Helper(e.to_string()))??;
-        match receiver.await {
-            Ok(Answer {
-                error: Some(error), ..
-            }) => Err(SandboxError::Helper(error)),
-            Ok(answer) => Ok(answer),
-            Err(_) => Err(SandboxError::Helper("it ended".to_owned())),
-        }
-    }
-}
-
-/// Hands each answer to the one who waits for it; when the helper ends, everybody learns it.
-async fn listen(
-    mut from_helper: BufReader<ChildStdout>,
-    mut stderr: ChildStderr,
-    waiting: Arc<Waiting>,
-    end: watch::Sender<Option<String>>,
-) {
-    let mut line = String::new();
-    loop {
-        line.clear();
-        match from_helper.read_line(&mut line).await {
-            Ok(n) if n > 0 => {}
-            _ => break,
-        }
-        if let Ok(answer) = serde_json::from_str::<Answer>(&line) {
-            let sender = waiting.lock().answers.remove(&answer.number);
-            if let Some(sender) = sender {
-                // Whoever asked may have been cancelled.
-                let _ = sender.send(answer);
-            }
-        }
-    }
-    let mut said = String::new();
-    let _ = stderr.read_to_string(&mut said).await;
-    let why = match said.trim() {
-        "" => "it was killed".to_owned(),
-        said => format!("it ended: {said}"),
-    };
-    let mut state = waiting.lock();
-    state.ended = Some(why.clone());
-    state.answers.clear();
-    let _ = end.send(Some(why));
-}
-
-async fn write(to: &mut ChildStdin, bytes: &[u8]) -> Result<(), SandboxError> {
-    let result = async {
-        to.write_all(bytes).await?;
-        to.flush().await
-    };
-    result
-        .await
-        .map_err(|e| SandboxError::Helper(format!("it does not listen: {e}")))
-}
-
-/// The next line, or what the helper complained about.
-async fn expect(
-    from: &mut BufReader<ChildStdout>,
-    stderr: &mut ChildStderr,
-) -> Result<String, SandboxError> {
-    let mut line = String::new();
-    if matches!(from.read_line(&mut line).await, Ok(n) if n > 0) {
-        return Ok(line.trim_end().to_owned());
-    }
-    let mut said = String::new();
-    let _ = stderr.read_to_string(&mut said).await;
-    Err(SandboxError::Helper(said.trim().to_owned()))
 }
 
 async fn map(program: &'static str, pid: i32, map: Vec<String>) -> Result<(), SandboxError> {
@@ -354,25 +248,36 @@ async fn map(program: &'static str, pid: i32, map: Vec<String>) -> Result<(), Sa
         .map_err(SandboxError::program("map the user's subordinate ids"))
 }
 
-/// The namespaces of one attempt, by name.
+/// The namespaces of one attempt, by name. Dropping the last clone lets go of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Nested {
-    name: String,
-    slot: IdSlot,
+    pinned: Arc<Pinned>,
     root: PathBuf,
     user: PathBuf,
-    net: Option<PathBuf>,
+    net: PathBuf,
+}
+
+#[derive(Debug)]
+struct Pinned {
+    name: String,
+    connection: Arc<Connection>,
+    let_go: AtomicBool,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if !self.let_go.load(Ordering::Relaxed) {
+            self.connection.tell(Wish::Unnest {
+                name: std::mem::take(&mut self.name),
+            });
+        }
+    }
 }
 
 impl Nested {
     /// Their name.
     pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whose ids the job has.
-    pub(crate) const fn slot(&self) -> IdSlot {
-        self.slot
+        &self.pinned.name
     }
 
     /// The user namespace, as a path in the helper's mount namespace.
@@ -381,8 +286,8 @@ impl Nested {
     }
 
     /// The network namespace, as a path there.
-    pub(crate) fn net(&self) -> Option<&Path> {
-        self.net.as_deref()
+    pub(crate) fn net(&self) -> &Path {
+        &self.net
     }
 
     /// Where a program of these namespaces can write its process id, as a path there; it goes with them.
@@ -393,5 +298,54 @@ impl Nested {
     /// The same path as the host sees it.
     pub(crate) fn on_host(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// A helper that answers nothing and writes down what it is asked.
+    fn deaf(heard: &Path) -> UserNamespace {
+        let mut helper = Program::new("tee").arg(heard).start(Stdio::Piped).unwrap();
+        let (stdin, stdout, stderr) = helper.take_pipes();
+        UserNamespace {
+            pid: helper.id().unwrap(),
+            base: PathBuf::from("/mnt"),
+            _helper: helper,
+            connection: Connection::begin(
+                stdin.unwrap(),
+                BufReader::new(stdout.unwrap()),
+                stderr.unwrap(),
+            ),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_has_let_go_of_what_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let heard = dir.path().join("heard");
+        let userns = deaf(&heard);
+        let soon = Duration::from_millis(1);
+        let nested = tokio::time::timeout(soon, userns.nest("one", IdSlot::SHARED)).await;
+        let worker = tokio::time::timeout(soon, userns.work(Path::new("/crun"), None)).await;
+        assert!(nested.is_err() && worker.is_err());
+        let wishes = [
+            r#""Nest":{"name":"one""#,
+            r#""Unnest":{"name":"one"}"#,
+            r#""Work":{"crun":"/crun","sees":null}"#,
+            r#""Kill":{"worker":2,"cgroup":null}"#,
+        ];
+        let told = async {
+            loop {
+                let heard = fs::read_to_string(&heard).unwrap_or_default();
+                if wishes.iter().all(|wish| heard.contains(wish)) {
+                    return;
+                }
+                tokio::time::sleep(soon).await;
+            }
+        };
+        tokio::time::timeout(START, told).await.unwrap();
     }
 }

@@ -12,7 +12,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 use rustix::fs::Dir;
 use serde::{Deserialize, Serialize};
 
-use super::files::{DEEPEST, directory_flags, errno, is_dot};
+use super::files::{DEEPEST, Effort, Progress, directory_flags, errno, is_dot};
 use super::nameless::{devices, nameless};
 
 /// Bytes in blocks of the file system, and entries of any kind.
@@ -35,36 +35,56 @@ pub(super) const BLOCK: u64 = 512;
 
 /// Adds up everything beneath these directories; stops when there is more than `most`.
 ///
-/// Files without a name that these processes hold open count as bytes.
-pub(super) fn measure(dirs: &[PathBuf], processes: &[u32], most: OnDisk) -> Result<OnDisk, String> {
+/// Files without a name that these processes hold open count as bytes. `None` when that takes more than this effort.
+pub(super) fn measure(
+    dirs: &[PathBuf],
+    processes: &[u32],
+    most: OnDisk,
+    effort: Effort,
+) -> Result<Option<OnDisk>, String> {
     let mut sum = Sum {
         most,
-        ..Sum::default()
+        effort,
+        so_far: OnDisk::default(),
+        seen: HashSet::new(),
     };
+    if !sum
+        .effort
+        .allows(PER_PROCESS.saturating_mul(processes.len() as u64))
+    {
+        return Ok(None);
+    }
     for dir in dirs {
-        sum.tree(dir)
+        let progress = sum
+            .tree(dir)
             .map_err(|e| format!("could not measure {}: {e}", dir.display()))?;
+        if progress == Progress::Part {
+            return Ok(None);
+        }
     }
     let held = nameless(processes, &devices(dirs));
     sum.so_far.bytes = sum.so_far.bytes.saturating_add(held);
-    Ok(sum.so_far)
+    Ok(Some(sum.so_far))
 }
 
-#[derive(Default)]
+/// Looking through what a process holds open is as much work as so many entries.
+const PER_PROCESS: u64 = 10;
+
 struct Sum {
     so_far: OnDisk,
     most: OnDisk,
+    effort: Effort,
     /// Files with several names that were counted.
     seen: HashSet<(u64, u64)>,
 }
 
 impl Sum {
-    fn tree(&mut self, top: &Path) -> Result<(), Errno> {
+    fn tree(&mut self, top: &Path) -> Result<Progress, Errno> {
         let top = open(top, directory_flags(), Mode::empty())?;
         let mut stack = vec![Dir::new(top).map_err(errno)?];
         while let Some(dir) = stack.last_mut() {
             if self.is_over() {
-                return Ok(());
+                return Ok(Progress::Whole);
             }
             let Some(entry) = dir.read() else {
                 stack.pop();
@@ -74,6 +94,9 @@ impl Sum {
             let name = entry.file_name();
             if is_dot(name) {
                 continue;
+            }
+            if !self.effort.allows(1) {
+                return Ok(Progress::Part);
             }
             let parent = dir.fd().map_err(errno)?;
             let Some(stat) = passing(fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW))? else {
@@ -91,7 +114,7 @@ impl Sum {
                 stack.push(Dir::new(fd).map_err(errno)?);
             }
         }
-        Ok(())
+        Ok(Progress::Whole)
     }
 
     fn count(&mut self, stat: &FileStat) {
@@ -132,26 +155,30 @@ mod tests {
         files: u64::MAX,
     };
 
+    fn all(dirs: &[PathBuf], most: OnDisk) -> Result<OnDisk, String> {
+        measure(dirs, &[], most, Effort::ALL).map(|all| all.unwrap())
+    }
+
     #[test]
     fn names_are_counted_each_and_blocks_once() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         std::fs::create_dir_all(at("a/b")).unwrap();
         std::fs::write(at("a/b/one"), vec![1; 1 << 20]).unwrap();
-        let one = measure(&[dir.path().into()], &[], ANY).unwrap();
+        let one = all(&[dir.path().into()], ANY).unwrap();
         assert_eq!(one.files, 3);
         assert!(one.bytes >= 1 << 20, "{one:?}");
         std::fs::hard_link(at("a/b/one"), at("two")).unwrap();
         std::os::unix::fs::symlink("/usr", at("link")).unwrap();
-        let all = measure(&[dir.path().into()], &[], ANY).unwrap();
-        assert_eq!(all.files, 5);
-        assert!(all.bytes - one.bytes < 1 << 16, "{one:?} {all:?}");
+        let whole = all(&[dir.path().into()], ANY).unwrap();
+        assert_eq!(whole.files, 5);
+        assert!(whole.bytes - one.bytes < 1 << 16, "{one:?} {whole:?}");
         // A hole takes no space.
         std::fs::File::create(at("hole"))
             .unwrap()
             .set_len(1 << 30)
             .unwrap();
-        assert!(measure(&[dir.path().into()], &[], ANY).unwrap().bytes < 1 << 24);
+        assert!(all(&[dir.path().into()], ANY).unwrap().bytes < 1 << 24);
     }
 
     #[test]
@@ -161,7 +188,21 @@ mod tests {
             std::fs::write(dir.path().join(name.to_string()), "").unwrap();
         }
         let most = OnDisk { files: 10, ..ANY };
-        assert_eq!(measure(&[dir.path().into()], &[], most).unwrap().files, 11);
-        assert!(measure(&[dir.path().join("none")], &[], ANY).is_err());
+        assert_eq!(all(&[dir.path().into()], most).unwrap().files, 11);
+        assert!(all(&[dir.path().join("none")], ANY).is_err());
+    }
+
+    #[test]
+    fn a_large_tree_and_many_processes_are_more_than_a_little_effort() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = [dir.path().to_owned()];
+        let little = |processes: &[u32]| measure(&dirs, processes, ANY, Effort::little()).unwrap();
+        // However slow this machine is: the time is not what is looked at.
+        while little(&[std::process::id()]).is_none() {}
+        assert_eq!(little(&[std::process::id(); 100]), None);
+        for name in 0..1000 {
+            std::fs::write(dir.path().join(name.to_string()), "").unwrap();
+        }
+        assert_eq!(little(&[]), None);
     }
 }

@@ -20,14 +20,18 @@
 //! *Why is the nested namespace pinned by a mount?* A name in the helper's mount namespace needs no process to keep the
 //! namespace alive, and the kernel asks no tracing permission of whoever opens it.
 
+mod connection;
 mod files;
 mod handle;
 mod helper;
+mod input;
 mod measure;
 mod nameless;
 mod nested;
 mod protocol;
 mod roles;
+mod server;
+mod worker;
 
 pub use handle::{InsideProgram, UserNamespace};
 pub use roles::{Role, role_main};
@@ -36,4 +40,4 @@ pub(crate) use files::give;
 pub(crate) use handle::Nested;
 pub(crate) use measure::OnDisk;
 pub(crate) use nameless::nameless_in;
-pub(crate) use roles::join;
+pub(crate) use worker::Worker;

@@ -13,21 +13,17 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
-use super::{helper, nameless, nested};
+use super::{helper, nameless};
 
 /// The hidden roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Holds the outer user namespace.
     Helper,
-    /// Makes a nested one.
-    Nested,
     /// Joins the helper's namespaces and becomes another program, or another role.
     Inside,
     /// The same, and the program ends when Bryo does.
     InsideBound,
-    /// Makes the mounts of a job and is its parent.
-    Worker,
     /// Adds up what the processes of a job hold open without a name.
     Nameless,
     /// Sets the rules of a job's network namespace.
@@ -37,12 +33,10 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 6] = [
         Self::Helper,
-        Self::Nested,
         Self::Inside,
         Self::InsideBound,
-        Self::Worker,
         Self::Nameless,
         Self::CloseNetwork,
         Self::LabelOutput,
@@ -51,10 +45,8 @@ impl Role {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Helper => "__helper",
-            Self::Nested => "__nested",
             Self::Inside => "__inside",
             Self::InsideBound => "__inside-bound",
-            Self::Worker => "__worker",
             Self::Nameless => "__nameless",
             Self::CloseNetwork => "__close-network",
             Self::LabelOutput => "__label-output",
@@ -79,10 +71,8 @@ pub fn role_main(role: Role, args: &[OsString]) -> Result<(), String> {
             let keep: Vec<PathBuf> = args.iter().map(PathBuf::from).collect();
             helper::main(&keep)
         }
-        Role::Nested => nested::maker_main(args.first().is_some_and(|a| a == "network")),
         Role::Inside => inside(args, false),
         Role::InsideBound => inside(args, true),
-        Role::Worker => crate::crun::worker_main(args),
         Role::Nameless => nameless::nameless_main(args),
         Role::CloseNetwork => crate::network::close_network_main(args),
         Role::LabelOutput => crate::selinux::label_output_main(args),
@@ -107,7 +97,7 @@ fn inside(args: &[OsString], bound: bool) -> Result<(), String> {
 }
 
 /// Joins the user and mount namespace of the helper. The caller is id 0 there: the agent.
-pub(crate) fn join(pid: &OsStr) -> Result<(), String> {
+fn join(pid: &OsStr) -> Result<(), String> {
     let text = |e: &dyn std::fmt::Display| format!("could not join the helper's namespaces: {e}");
     let dir = Path::new("/proc").join(pid).join("ns");
     let user = File::open(dir.join("user")).map_err(|e| text(&e))?;

@@ -24,7 +24,7 @@ pub(crate) enum Manner {
     Locked,
     /// Takes this `USER:PASSWORD` alone.
     Knows(String),
-    /// Asks for a password, and repeats what it got in its refusal.
+    /// Asks for a password, and repeats what it got in what it says.
     Repeats,
     /// Reads the request and never answers.
     Hangs,
@@ -276,13 +276,11 @@ fn serve(stream: impl Wire, state: &State, tell: &Sender<()>) {
                 plain(locked, "sorry\n")
             }
         }
+        Manner::Repeats if who.is_empty() => plain(locked, "sorry\n"),
         Manner::Repeats => {
-            let given = who.strip_prefix("Basic ").unwrap_or_default();
-            let given = BASE64_STANDARD.decode(given).unwrap();
-            plain(
-                locked,
-                &format!("no: {}\n", String::from_utf8(given).unwrap()),
-            )
+            let given = BASE64_STANDARD.decode(&who["Basic ".len()..]).unwrap();
+            let text = format!("who is {}?\n", String::from_utf8(given).unwrap());
+            plain("500 Internal Server Error", &text)
         }
         Manner::Overloaded => plain("503 Service Unavailable", "sorry\n"),
         Manner::NotGit => plain("200 OK", "sorry\n"),

@@ -127,3 +127,28 @@ impl Reader<'_> {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn told_defaults_are_those_of_the_sources() {
+        let is = |key: &Key| match key.default {
+            keys::Usual::Is(text) => text,
+            keys::Usual::Found(_) | keys::Usual::Absent => "",
+        };
+        let usual = SourcePolicy::default();
+        let size = |key: &Key| is(key).parse::<ByteSize>().unwrap().bytes();
+        let time = |key: &Key| bryo_model::parse_duration(is(key)).unwrap();
+        assert_eq!(size(&keys::SOURCE_BYTES), usual.limits.bytes);
+        assert_eq!(size(&keys::SOURCE_MEMORY), usual.limits.memory);
+        assert_eq!(time(&keys::SOURCE_TIMEOUT), usual.limits.timeout);
+        assert_eq!(time(&keys::SOURCE_STALL), usual.limits.stall);
+        let protocols = is(&keys::SOURCE_PROTOCOLS).split(',');
+        let protocols: std::collections::BTreeSet<Scheme> =
+            protocols.map(|word| word.parse().unwrap()).collect();
+        assert_eq!(protocols, usual.protocols);
+        assert_eq!(is(&keys::CREDENTIAL_USER), "git");
+    }
+}
