@@ -230,7 +230,7 @@ fn address(url: &GitUrl) {
                 "{text:?}"
             );
         }
-        other => panic!("{text:?}: {other:?}"),
+        other => assert_eq!(other, (None, None, None), "{text:?}"),
     }
     let normalised = url.normalised();
     assert!(

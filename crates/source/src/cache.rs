@@ -56,7 +56,7 @@ pub struct Fetched {
 /// What a checkout begins with.
 #[derive(Clone, Debug)]
 enum FetchedTree {
-    Ready(Checkout),
+    Ready(Box<Checkout>),
     ToMake(Arc<Gathered>),
 }
 
@@ -210,7 +210,7 @@ impl SourceCache {
             }
         };
         let tree = match ready {
-            Some(ready) => FetchedTree::Ready(ready),
+            Some(ready) => FetchedTree::Ready(Box::new(ready)),
             None => {
                 let gathered = self.gather(&got.origin, &got.commit, progress).await?;
                 FetchedTree::ToMake(Arc::new(gathered))
@@ -259,7 +259,7 @@ impl SourceCache {
         progress: Progress,
     ) -> Result<Checkout, SourceError> {
         let checkout = match &fetched.tree {
-            FetchedTree::Ready(ready) => ready.clone(),
+            FetchedTree::Ready(ready) => Checkout::clone(ready),
             FetchedTree::ToMake(gathered) => self
                 .make_checkout(fetched, gathered, &progress)
                 .await

@@ -147,8 +147,7 @@ fn value_of<'a>(first: &'a str, more: &mut impl FnMut() -> Option<&'a str>) -> O
     let mut blanks = String::new();
     let mut quoted = false;
     let mut chars = first.trim_start().chars();
-    loop {
-        let Some(c) = chars.next() else { break };
+    while let Some(c) = chars.next() {
         let c = match c {
             '"' => {
                 quoted = !quoted;

@@ -159,7 +159,7 @@ impl<'r> Level<'r> {
             Err(e) => return Err(damaged(&e, &part.location)),
         };
         let mut seen = HashSet::with_capacity(tree.len());
-        for entry in tree.iter() {
+        for entry in &tree {
             let name = entry.name_bytes();
             let path = || shown(&open.path, name);
             if let Some(why) = names::refusal(name) {

@@ -79,7 +79,11 @@ fn as_mounted(bed: &Bed, checkout: &Checkout, name: &str) -> PathBuf {
 }
 
 fn names(checkout: &Checkout) -> Vec<&str> {
-    checkout.submodules().iter().map(|m| m.path()).collect()
+    checkout
+        .submodules()
+        .iter()
+        .map(bryo_source::Submodule::path)
+        .collect()
 }
 
 #[tokio::test]
