@@ -104,8 +104,8 @@ END
 ## In a process that keeps running
 
 One engine in one process, as an agent has it: its helper is there, checkout and image are cached, and what the next job needs
-of the host (namespaces, network, a worker that waits) is made while the one before runs. A whole attempt each, from the
-call to the report, on one thread.
+of the host (a worker that waits; where there is a network, that and its namespaces) is made while the one before runs. The
+source is an address and a commit, as a server names it. A whole attempt each, from the call to the report, on one thread.
 
 | | median | 9/10 | to its baseline | processor time, to its baseline |
 |---|---:|---:|---:|---:|
@@ -191,6 +191,8 @@ What is not in the run stage of bare crun and is in ours: the user namespace wit
 begun before the source is looked up), the overlay, the mounts of the contract, the cgroup with its read-back, and their
 removal. With a network the kernel takes some 20 ms to remove the job's network device; \`bryo run\` waits until it has, and a
 process that keeps running does so beside the next attempt. Bare crun has no system-call filter here; a job of Bryo has one.
+What bare crun does and a process that keeps running spares: newuidmap, newgidmap, and the second start of crun from a sealed
+copy of itself. So many processes at once are bound by processor time, of which both take about the same.
 END
 } > "$work/benchmarks.md"
 scripts/bench-agent.sh >> "$work/benchmarks.md"
