@@ -1,7 +1,7 @@
 #!/bin/bash
 # test-vm.sh [SUITE] - what needs a kernel of its own, in a Debian guest booted under QEMU
 #
-#   bookworm, trixie   limits, networks, AppArmor
+#   bookworm, trixie   limits, networks, AppArmor, the agent as a service of the user's systemd
 #   trixie-selinux     labels of jobs, where SELinux is enforced
 #
 # Needs no KVM and, but for missing packages, no root. Takes about two minutes, and one more the first time.
@@ -20,7 +20,7 @@ if [ -z "$suite" ]; then
 fi
 
 tests/bed/install-packages.sh build vm
-cargo build --release --locked --package bryo
+cargo build --release --locked --package bryo --package bryo-stories --bin bryo --bin bryo-stand-in
 images/build busybox
 case $suite in
   *-selinux) variant=selinux payload_of=payload-selinux ;;
@@ -32,7 +32,7 @@ target=$(target_directory)
 payload=$(mktemp -d)
 trap 'rm -rf "$payload"' EXIT
 cp "tests/bed/vm/$payload_of"/* "$payload/"
-cp "$target/release/bryo" images/busybox.tar "$payload/"
+cp "$target/release/bryo" "$target/release/bryo-stand-in" images/busybox.tar config/systemd/user/bryo-agent.* "$payload/"
 rm -rf "$target/vm/$suite"
 status=0
 tests/bed/vm/run-vm.sh -s "$suite" -t 1500 "$payload" "$target/vm/$suite" || status=$?

@@ -307,8 +307,14 @@ impl<'a> Agent<'a> {
     /// Waits until it has told its service manager these words.
     #[track_caller]
     pub fn until_notified(&mut self, words: &str) {
+        let since = Instant::now();
         // One that ends does not tell any more.
         while !self.notified.text().contains(words) {
+            assert!(
+                since.elapsed() < PATIENCE,
+                "{words:?} was never told:\n{}",
+                self.log()
+            );
             let ended = self.child.try_wait().unwrap();
             assert!(
                 ended.is_none() || self.notified.text().contains(words),

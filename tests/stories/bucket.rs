@@ -54,6 +54,8 @@ struct State {
     at_put: Vec<(usize, Wrong)>,
     /// The next requests, whatever they are.
     next: Vec<Wrong>,
+    /// What the keys may not do, by method and beginning of the key.
+    denied: Vec<(&'static str, &'static str)>,
     puts: Vec<String>,
 }
 
@@ -136,10 +138,16 @@ impl Bucket {
         self.state.lock().next.extend(more);
     }
 
+    /// The agent's keys may not do this with what begins so.
+    pub fn deny(&self, method: &'static str, prefix: &'static str) {
+        self.state.lock().denied.push((method, prefix));
+    }
+
     /// Nothing goes wrong any more.
     pub fn calm(&self) {
         let mut state = self.state.lock();
         state.next.clear();
+        state.denied.clear();
         state.at_put.clear();
     }
 
@@ -221,6 +229,9 @@ impl State {
             .split_once('?')
             .unwrap_or((&request.target, ""));
         let query = Query::read(query);
+        if self.denies(request, path) {
+            return error(403, "AccessDenied");
+        }
         let path = decode(path);
         let path = path.strip_prefix('/').unwrap_or_default();
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
@@ -235,6 +246,9 @@ impl State {
             ("POST", _) if query.has("uploadId") => self.complete(&query),
             ("PUT", _) if query.has("uploadId") => self.part(&query, request),
             ("PUT", _) if request.header("x-amz-copy-source").is_none() => {
+                if !self.condition_holds(key, request) {
+                    return error(412, "PreconditionFailed");
+                }
                 self.put(key, kind(request), request.body.clone())
             }
             ("GET" | "HEAD", _) => self.get(key),
@@ -248,6 +262,24 @@ impl State {
             }
             _ => error(501, "NotImplemented"),
         }
+    }
+
+    /// Keys that must be encoded are none that a story denies.
+    fn denies(&self, request: &Request, path: &str) -> bool {
+        let key = path.splitn(3, '/').nth(2).unwrap_or_default();
+        let is_it = |(method, prefix): &(&str, &str)| {
+            request.method == *method && !key.is_empty() && key.starts_with(prefix)
+        };
+        self.denied.iter().any(is_it)
+    }
+
+    fn condition_holds(&self, key: &str, request: &Request) -> bool {
+        let there = self.objects.get(key);
+        let is_new = request.header("if-none-match") != Some("*") || there.is_none();
+        let is_that = request
+            .header("if-match")
+            .is_none_or(|wanted| there.is_some_and(|object| tag(&object.bytes) == wanted));
+        is_new && is_that
     }
 
     fn put(&mut self, key: &str, kind: String, bytes: Vec<u8>) -> Answer {

@@ -99,7 +99,8 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// As [`Agent::run`].
+    /// As [`Agent::run`]; also [`AgentError::Unfit`] when the host cannot run jobs: at once without `max_wait`, else when it
+    /// still could not then.
     pub async fn once(
         settings: AgentSettings,
         engine: Engine,
@@ -111,16 +112,26 @@ impl Agent {
             ..settings
         };
         let mut agent = Self::begin(settings, engine, orders, Some(1)).await?;
+        let mut troubles = agent.shared.troubles.subscribe();
         let waited = async {
             match max_wait {
                 Some(most) => tokio::time::sleep(most).await,
-                None => std::future::pending().await,
+                // Nobody waits for a host that may never be fit.
+                None => drop(
+                    troubles
+                        .wait_for(|all| all.contains_key(&Trouble::Host))
+                        .await,
+                ),
             }
         };
         agent.until_ordered(waited).await;
         let verdict = lock(&agent.shared.last_verdict).clone();
+        let unfit = agent.shared.troubles.borrow().get(&Trouble::Host).cloned();
         agent.finish(ONE_RESULT).await;
-        Ok(verdict)
+        match (verdict, unfit) {
+            (None, Some(why)) => Err(AgentError::Unfit(why)),
+            (verdict, _) => Ok(verdict),
+        }
     }
 
     async fn begin(
@@ -199,8 +210,10 @@ impl Agent {
                 Some(_) = self.intakes.join_next() => {}
                 () = &mut waited, if patient => {
                     patient = false;
-                    // A job that was taken is brought to its end.
-                    if lock(&shared.quota).is_some_and(|left| left > 0) {
+                    // A job that was taken is brought to its end; one of the past that waits for its host has not begun.
+                    let taken = lock(&shared.quota).is_none_or(|left| left == 0);
+                    let waits = !*shared.host.borrow() && lock(&shared.running).is_empty();
+                    if !taken || waits {
                         self.obey(Order::Drain, &mut ends_at);
                     }
                 }
@@ -237,7 +250,9 @@ impl Agent {
                 ends_at.set(Instant::now(), Step::Cancel);
             }
             // What is waited for then is not jobs, but a request that may have given one away.
-            Order::Kill if ends_at.step == Step::GiveUp => {}
+            Order::Kill if ends_at.step == Step::GiveUp => {
+                tracing::info!("a job may be on its way from its feed, which is waited for");
+            }
             Order::Kill => {
                 tracing::info!("jobs that run are ended by force");
                 ends_at.set(Instant::now(), Step::Kill);
@@ -410,7 +425,14 @@ fn try_reload(
 ) -> Result<Vec<&'static str>, AgentError> {
     // Everything is checked before anything is changed.
     let fresh = feeds(&settings)?;
-    let depot = S3Depot::tuned(settings.depot.clone(), settings.depot_tuning.clone())?;
+    // Bounds on requests and memory are those of one depot; two of them at one time would have twice as much.
+    let same_depot = settings.depot.ca_bundle.is_none()
+        && (&settings.depot, &settings.depot_tuning) == (&old.depot, &old.depot_tuning);
+    let depot = if same_depot {
+        shared.depot()
+    } else {
+        S3Depot::tuned(settings.depot.clone(), settings.depot_tuning.clone())?
+    };
     let mut kept = Vec::new();
     let names = |feeds: &[Arc<FeedState>]| -> BTreeSet<_> {
         feeds.iter().map(|feed| feed.name.clone()).collect()

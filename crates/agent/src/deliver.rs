@@ -69,17 +69,7 @@ struct Outbox {
 
 /// Tells what there is to tell.
 pub(crate) async fn run(shared: Arc<Shared>, feed: Arc<FeedState>, until: Until) {
-    let mut outbox = Outbox {
-        shared,
-        feed,
-        due: BTreeSet::new(),
-        newest: 0,
-        sending: JoinSet::new(),
-        backoff: Backoff::new(AWAY.0, AWAY.1),
-        closed_until: None,
-        failures: BTreeSet::new(),
-        look_at: None,
-    };
+    let mut outbox = Outbox::new(shared, feed);
     outbox.look().await;
     loop {
         let next = outbox.send_what_is_due();
@@ -111,6 +101,20 @@ async fn sleep_until(time: Option<Instant>) {
 }
 
 impl Outbox {
+    fn new(shared: Arc<Shared>, feed: Arc<FeedState>) -> Self {
+        Self {
+            shared,
+            feed,
+            due: BTreeSet::new(),
+            newest: 0,
+            sending: JoinSet::new(),
+            backoff: Backoff::new(AWAY.0, AWAY.1),
+            closed_until: None,
+            failures: BTreeSet::new(),
+            look_at: None,
+        }
+    }
+
     /// Takes all rows for new ones.
     fn begin_anew(&mut self) {
         self.newest = 0;
@@ -254,5 +258,66 @@ async fn shrink(shared: &Shared, feed: &FeedState, seq: i64, body: &str, tries: 
             tries,
             "the server says that the result is too large, even without a log".to_owned(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::server::{self, Server};
+    use crate::tests::{Bed, anywhere};
+
+    /// Has the table of results be there or not: a store that cannot be read.
+    async fn set_readable(bed: &Bed, readable: bool) {
+        let (from, to) = if readable {
+            ("gone", "outbox")
+        } else {
+            ("outbox", "gone")
+        };
+        let rename = format!("ALTER TABLE {from} RENAME TO {to}");
+        let rename = move |db: &rusqlite::Connection| db.execute_batch(&rename);
+        bed.shared.store.look(rename).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_store_that_could_not_be_read_is_read_again() {
+        let server = Server::start(anywhere(), Box::new(server::known)).await;
+        let bed = Bed::new(server.address);
+        bed.ended(3).await;
+        set_readable(&bed, false).await;
+        let feed = Arc::clone(bed.feed());
+        let task = tokio::spawn(run(Arc::clone(&bed.shared), feed, Until::Cancelled));
+        let mut troubles = bed.shared.troubles.subscribe();
+        let told = troubles.wait_for(|all| all.contains_key(&Trouble::Store));
+        drop(told.await.unwrap());
+        assert!(server.asked().is_empty());
+        set_readable(&bed, true).await;
+        // Nobody rings.
+        let all = tokio::time::timeout(STUBBORN.0 * 5, async {
+            while bed.depth().await > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        all.await.unwrap();
+        task.abort();
+        assert_eq!(server.asked().len(), 3);
+    }
+
+    /// A task that is lost has taken its row out of what is due.
+    #[tokio::test]
+    async fn after_a_task_that_was_lost_every_row_is_looked_for_again() {
+        let server = Server::start(anywhere(), Box::new(server::known)).await;
+        let bed = Bed::new(server.address);
+        bed.ended(3).await;
+        let mut outbox = Outbox::new(Arc::clone(&bed.shared), Arc::clone(bed.feed()));
+        outbox.look().await;
+        assert_eq!(outbox.due.len(), 3);
+        outbox.due.pop_first();
+        outbox.look().await;
+        assert_eq!(outbox.due.len(), 2, "it is not new");
+        outbox.begin_anew();
+        assert!(outbox.look_at.is_some_and(|at| at <= Instant::now()));
+        outbox.look().await;
+        assert_eq!(outbox.due.len(), 3);
     }
 }

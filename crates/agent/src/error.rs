@@ -45,6 +45,9 @@ pub enum AgentError {
     /// The bucket cannot be used as it is configured.
     #[error("the place for output cannot be used")]
     Depot(#[from] DepotError),
+    /// The host cannot run jobs, so that one job was all that was wanted and none could be taken.
+    #[error("{0}")]
+    Unfit(String),
     /// A socket cannot be listened on.
     #[error("could not listen on {place}")]
     Listen {

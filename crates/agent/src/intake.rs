@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bryo_model::{Stage, Verdict};
+use bryo_model::{JobId, Stage, Verdict};
 
 use crate::backoff::{Backoff, jittered};
 use crate::error::chain;
@@ -79,7 +79,8 @@ async fn ready(shared: &Arc<Shared>, feed: &FeedState) -> Option<Room> {
             room = room(shared, feed) => {
                 let room = room?;
                 // What held while one condition was waited for may hold no more.
-                if shared.phase() == Phase::Open && *shared.host.borrow() && counted(shared) {
+                let fit = *shared.host.borrow() && (room.is_alone() || !shared.is_on_trial());
+                if shared.phase() == Phase::Open && fit && counted(shared) {
                     return Some(room);
                 }
             }
@@ -102,6 +103,11 @@ async fn room(shared: &Arc<Shared>, feed: &FeedState) -> Option<Room> {
         .wait_for(|phase| *phase == Phase::Open)
         .await;
     let _ = shared.host.subscribe().wait_for(|fit| *fit).await;
+    let alone = if shared.is_on_trial() {
+        Some(Arc::clone(&shared.trial).lock_owned().await)
+    } else {
+        None
+    };
     let mut collected = false;
     loop {
         let marks = shared.settings().watermarks;
@@ -126,7 +132,7 @@ async fn room(shared: &Arc<Shared>, feed: &FeedState) -> Option<Room> {
             }
         }
     }
-    Some((of_feed, of_all))
+    Some(Room::new([of_feed, of_all], alone))
 }
 
 /// Whether another job may be taken, where their number is bounded.
@@ -146,27 +152,14 @@ async fn pause(shared: &Shared, feed: &FeedState, wait: Duration) {
 
 /// Whether it is a new job that is recorded.
 async fn take(shared: &Arc<Shared>, feed: &Arc<FeedState>, offer: Offer, room: Room) -> bool {
-    let job = new_id();
-    let new = NewJob {
-        job,
-        feed: feed.name.clone(),
-        feed_job: offer.feed_job.clone(),
-        claim: offer.claim.clone(),
-        taken_ms: now_ms(),
-    };
+    let new = record_of(feed, &offer);
     match shared.store.take(new.clone()).await {
         Ok(Took::Recorded) => {
             shared.metrics.taken(&feed.name);
             if let Some(left) = lock(&shared.quota).as_mut() {
                 *left = left.saturating_sub(1);
             }
-            let attempt = job;
-            let taken = Taken {
-                job,
-                attempt,
-                offer,
-            };
-            work::start(shared, feed, taken, room);
+            work::start(shared, feed, first_attempt(new.job, offer), room);
             true
         }
         Ok(Took::Already(other)) => {
@@ -177,6 +170,24 @@ async fn take(shared: &Arc<Shared>, feed: &Arc<FeedState>, offer: Offer, room: R
             work::give_back(shared, feed, new, &error).await;
             false
         }
+    }
+}
+
+fn record_of(feed: &FeedState, offer: &Offer) -> NewJob {
+    NewJob {
+        job: new_id(),
+        feed: feed.name.clone(),
+        feed_job: offer.feed_job.clone(),
+        claim: offer.claim.clone(),
+        taken_ms: now_ms(),
+    }
+}
+
+fn first_attempt(job: JobId, offer: Offer) -> Taken {
+    Taken {
+        job,
+        attempt: job,
+        offer,
     }
 }
 
@@ -194,25 +205,14 @@ async fn lost(shared: &Arc<Shared>, feed: &Arc<FeedState>, feed_job: Option<Stri
         feed_job,
         claim: "{}".to_owned(),
     };
-    let job = new_id();
-    let new = NewJob {
-        job,
-        feed: feed.name.clone(),
-        feed_job: offer.feed_job.clone(),
-        claim: offer.claim.clone(),
-        taken_ms: now_ms(),
-    };
+    let new = record_of(feed, &offer);
     match shared.store.take(new.clone()).await {
         Ok(Took::Recorded) => {
             let why = format!("the agent could not read what the server said of the build: {why}");
             let stage = Stage::Fetch;
             let ended = Ended::Without { stage, why: &why };
             let body = feed.feed().body(&offer.feed_job, ended);
-            let taken = Taken {
-                job,
-                attempt: job,
-                offer,
-            };
+            let taken = first_attempt(new.job, offer);
             let verdict = Verdict::Infrastructure(why.clone());
             work::end(shared, feed, &taken, &verdict, None, body).await;
         }
@@ -223,82 +223,4 @@ async fn lost(shared: &Arc<Shared>, feed: &Arc<FeedState>, feed_job: Option<Stri
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::path::Path;
-
-    use bryo_depot::{S3Depot, S3Tuning};
-    use bryo_engine::Engine;
-    use bryo_model::ByteSize;
-    use tokio::sync::mpsc;
-
-    use super::*;
-    use crate::collector;
-    use crate::feed::Feed;
-    use crate::shared::Parts;
-    use crate::store::Store;
-    use crate::{AgentSettings, Watermarks};
-
-    fn engine(dir: &Path) -> Engine {
-        Engine::new(crate::tests::engine_settings(dir))
-    }
-
-    fn settings(dir: &Path, watermarks: Watermarks) -> AgentSettings {
-        AgentSettings {
-            watermarks,
-            ..crate::tests::settings(dir, ([127, 0, 0, 1], 1).into())
-        }
-    }
-
-    #[tokio::test]
-    async fn the_cache_is_collected_before_no_jobs_are_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let mirror = dir.path().join("cache/source/mirrors/docs-1");
-        let watermarks = |bytes| Watermarks {
-            free_bytes: ByteSize::new(bytes),
-            free_inodes: 0,
-        };
-        let settings = |bytes| settings(dir.path(), watermarks(bytes));
-        fs::create_dir_all(&mirror).unwrap();
-        fs::create_dir_all(dir.path().join("state")).unwrap();
-        let full = settings(u64::MAX);
-        let feed = Feed::of(&full.feeds[0]).unwrap();
-        let depot = || S3Depot::tuned(full.depot.clone(), S3Tuning::default()).unwrap();
-        let (store, keeper) = Store::open(&full.state.join("agent.db")).unwrap();
-        let shared = Arc::new(Shared::new(Parts {
-            store,
-            engine: engine(dir.path()),
-            feeds: vec![Arc::new(FeedState::new(&full.feeds[0], feed))],
-            quota: None,
-            depot: depot(),
-            orders: mpsc::channel(1).0,
-            settings: full.clone(),
-        }));
-        shared.host.send_replace(true);
-        shared.recovered.send_replace(true);
-        let collector = tokio::spawn(collector::run(Arc::clone(&shared)));
-        let mut troubles = shared.troubles.subscribe();
-        let feed = Arc::clone(&shared.feeds[0]);
-        {
-            // There is never enough, so everything goes, and only then it is told.
-            let mut waiting = std::pin::pin!(room(&shared, &feed));
-            let told = troubles.wait_for(|all| {
-                assert!(!mirror.exists() || !all.contains_key(&Trouble::Space));
-                all.contains_key(&Trouble::Space)
-            });
-            tokio::select! {
-                _ = &mut waiting => panic!("there is room"),
-                told = told => drop(told.unwrap()),
-            }
-            assert!(!mirror.exists());
-        }
-        // With a lower mark there is room at once, and nothing is collected.
-        fs::create_dir_all(&mirror).unwrap();
-        shared.replace(settings(1), depot());
-        drop(room(&shared, &feed).await);
-        assert!(!shared.has(&Trouble::Space) && mirror.exists());
-        collector.abort();
-        let _ = collector.await;
-        drop((feed, shared, keeper));
-    }
-}
+mod tests;

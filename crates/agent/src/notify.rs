@@ -19,8 +19,9 @@ pub(crate) fn reloading() {
 
 /// It comes to its end, and that may take so long.
 pub(crate) fn stopping(at_most: Duration) {
-    let usec = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
-    tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(usec)]);
+    // The library has 32 bits for the time, which are 71 minutes.
+    let time = format!("EXTEND_TIMEOUT_USEC={}", at_most.as_micros());
+    tell(&[NotifyState::Stopping, NotifyState::Custom(&time)]);
 }
 
 /// What it is about, in one line.

@@ -9,7 +9,7 @@ use crate::feed::{Ended, Offer};
 use crate::settings::Recovery;
 use crate::shared::{FeedState, Shared, Trouble, lock, new_id};
 use crate::store::{JobRow, Record};
-use crate::work::{self, Taken};
+use crate::work::{self, Room, Taken};
 
 /// How many attempts a job gets where interrupted ones are retried.
 const ATTEMPTS: u32 = 2;
@@ -49,7 +49,8 @@ pub(crate) async fn run(shared: &Arc<Shared>) -> Result<(), AgentError> {
 /// Gives them slots in the order in which they were taken, before any new job gets one.
 async fn start(shared: &Arc<Shared>, queue: Vec<(Arc<FeedState>, Taken)>) {
     for (feed, taken) in queue {
-        let room = (feed.slots.take().await, shared.slots.take().await);
+        let slots = [feed.slots.take().await, shared.slots.take().await];
+        let room = Room::new(slots, None);
         let _ = shared.host.subscribe().wait_for(|fit| *fit).await;
         work::start(shared, &feed, taken, room);
     }
@@ -133,4 +134,98 @@ fn close(shared: &Arc<Shared>, feed: &Arc<FeedState>, row: JobRow) {
         let verdict = Verdict::Infrastructure(why.to_owned());
         work::end(&shared, &feed, &taken, &verdict, None, body).await;
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::store::{NewJob, Took};
+    use crate::tests::Bed;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    async fn taken(bed: &Bed, feed_job: &str) -> NewJob {
+        let new = NewJob {
+            job: new_id(),
+            feed: bed.feed().name.clone(),
+            feed_job: feed_job.to_owned(),
+            claim: "{}".to_owned(),
+            taken_ms: 1,
+        };
+        assert_eq!(
+            bed.shared.store.take(new.clone()).await.unwrap(),
+            Took::Recorded
+        );
+        new
+    }
+
+    /// The end of a job that was cut short cannot be recorded, and the agent must begin all the same: it may be what frees
+    /// the disk.
+    #[tokio::test]
+    async fn a_store_that_takes_nothing_does_not_keep_an_agent_from_beginning() {
+        let bed = Bed::new(([127, 0, 0, 1], 1).into());
+        let job = taken(&bed, "17").await.job;
+        bed.shared.store.begin(job).await.unwrap();
+        bed.set_writable(false).await;
+        timeout(LONG, run(&bed.shared)).await.unwrap().unwrap();
+        let mut troubles = bed.shared.troubles.subscribe();
+        let told = troubles.wait_for(|all| all.contains_key(&Trouble::Store));
+        drop(timeout(LONG, told).await.unwrap().unwrap());
+        assert_eq!(bed.depth().await, 0);
+        bed.set_writable(true).await;
+        let recorded = async {
+            while bed.depth().await == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(LONG, recorded).await.unwrap();
+    }
+
+    /// They are run one after the other here, in the order in which they were taken, and the gate for new ones opens when the
+    /// last of them has its slot.
+    #[tokio::test]
+    async fn jobs_of_the_past_have_slots_in_their_order_before_any_new_one() {
+        let bed = Bed::new(([127, 0, 0, 1], 1).into());
+        let shared = &bed.shared;
+        for feed_job in ["1", "2", "3"] {
+            taken(&bed, feed_job).await;
+        }
+        run(shared).await.unwrap();
+        // The host is not known to be fit: they wait with the first one holding its slot.
+        let mut slots = shared.slots.changes();
+        drop(
+            timeout(LONG, slots.wait_for(|count| count.used() == 1))
+                .await
+                .unwrap()
+                .unwrap(),
+        );
+        assert!(!*shared.recovered.borrow());
+        shared.host.send_replace(true);
+        let mut recovered = shared.recovered.subscribe();
+        loop {
+            // Each fails for want of a claim that can be read, which closes the gate.
+            shared.host.send_replace(true);
+            let wait = timeout(Duration::from_millis(5), recovered.wait_for(|all| *all));
+            if wait.await.is_ok() {
+                break;
+            }
+        }
+        // Whoever is last has its slot, so the others have ended.
+        let ended = async {
+            while bed.depth().await < 3 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(LONG, ended).await.unwrap();
+        let order: Vec<i64> = shared.store.waiting(&bed.feed().name, 0).await.unwrap();
+        let mut told = Vec::new();
+        for seq in order {
+            told.push(shared.store.send_off(seq).await.unwrap().unwrap().feed_job);
+        }
+        assert_eq!(told, ["1", "2", "3"]);
+    }
 }

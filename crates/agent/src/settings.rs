@@ -47,7 +47,7 @@ pub struct AgentSettings {
 }
 
 /// Where jobs come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedSettings {
     /// A doc-thor server.
     DocThor(DocThorSettings),
@@ -76,6 +76,19 @@ impl FeedSettings {
         match self {
             Self::DocThor(settings) => settings.poll,
         }
+    }
+
+    /// Whether nothing but how often and how much is asked differs. What is in a file of certificates may have changed
+    /// without its name.
+    pub(crate) fn speaks_like(&self, other: &Self) -> bool {
+        let Self::DocThor(mine) = self;
+        let Self::DocThor(theirs) = other;
+        let same = DocThorSettings {
+            poll: mine.poll,
+            slots: mine.slots,
+            ..theirs.clone()
+        };
+        mine.ca_bundle.is_none() && *mine == same
     }
 }
 
@@ -117,7 +130,7 @@ impl FromStr for FeedName {
 }
 
 /// How a doc-thor server is polled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocThorSettings {
     /// Name of this feed.
     pub name: FeedName,

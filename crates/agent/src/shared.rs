@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::agent::Order;
 use crate::collector::Collector;
 use crate::feed::Feed;
+use crate::host::Streak;
 use crate::metrics::Metrics;
 use crate::slots::{Slots, Turns};
 use crate::store::Store;
@@ -96,9 +97,12 @@ impl FeedState {
         lock(&self.settings).poll()
     }
 
+    /// A client that would be the same stays, and so do its connections.
     pub(crate) fn change(&self, settings: &FeedSettings, feed: Feed) {
         self.slots.set(settings.slots());
-        *lock(&self.feed) = feed;
+        if !lock(&self.settings).speaks_like(settings) {
+            *lock(&self.feed) = feed;
+        }
         *lock(&self.settings) = settings.clone();
         self.changed.notify_waiters();
         self.outbox_bell.notify_one();
@@ -114,6 +118,8 @@ impl FeedState {
 pub(crate) enum Trouble {
     /// The host cannot run jobs.
     Host,
+    /// One job after the other ended because of the host or the bucket.
+    Failures,
     /// Not enough room for another job.
     Space,
     /// Something of the cache cannot be removed.
@@ -138,6 +144,7 @@ impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Host => f.write_str("host"),
+            Self::Failures => f.write_str("failures"),
             Self::Space => f.write_str("space"),
             Self::Cache => f.write_str("cache"),
             Self::Store => f.write_str("store"),
@@ -166,6 +173,10 @@ pub(crate) struct Shared {
     pub(crate) phase: watch::Sender<Phase>,
     /// Whether the host was found fit for jobs.
     pub(crate) host: watch::Sender<bool>,
+    /// The last attempts that ended because of the host or the bucket, one after the other.
+    pub(crate) streak: Mutex<Streak>,
+    /// Held by the one job that may run while there is a streak.
+    pub(crate) trial: Arc<tokio::sync::Mutex<()>>,
     /// Whether the jobs of an earlier process have their slots.
     pub(crate) recovered: watch::Sender<bool>,
     /// Rung when what the host was found unfit for may have changed.
@@ -207,6 +218,8 @@ impl Shared {
             turns: Turns::default(),
             phase: watch::Sender::new(Phase::Open),
             host: watch::Sender::new(false),
+            streak: Mutex::default(),
+            trial: Arc::default(),
             recovered: watch::Sender::new(false),
             host_bell: Notify::new(),
             running: Mutex::default(),

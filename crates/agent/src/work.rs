@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bryo_depot::Depot;
 use bryo_engine::{Control, run_attempt};
 use bryo_model::{Event, Failure, JobId, Stage, Verdict};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 
 use crate::backoff::Backoff;
 use crate::error::chain;
@@ -34,8 +34,27 @@ pub(crate) struct Taken {
     pub(crate) offer: Offer,
 }
 
-/// The slots that a job has; free again when its end is recorded.
-pub(crate) type Room = (Slot, Slot);
+/// What a job has and others wait for; free again when its end is recorded.
+#[derive(Debug)]
+pub(crate) struct Room {
+    _slots: [Slot; 2],
+    /// Where one job at a time may run.
+    alone: Option<OwnedMutexGuard<()>>,
+}
+
+impl Room {
+    pub(crate) const fn new(slots: [Slot; 2], alone: Option<OwnedMutexGuard<()>>) -> Self {
+        Self {
+            _slots: slots,
+            alone,
+        }
+    }
+
+    /// Whether no other job runs beside this one that was taken after it was seen that something is wrong.
+    pub(crate) const fn is_alone(&self) -> bool {
+        self.alone.is_some()
+    }
+}
 
 /// Sees to a recorded job in a task of its own.
 pub(crate) fn start(shared: &Arc<Shared>, feed: &Arc<FeedState>, taken: Taken, room: Room) {
@@ -107,6 +126,7 @@ async fn attempt(
         shared.trouble(Trouble::Leftovers, left.clone());
     }
     shared.metrics.ended(&feed.name, &verdict, &report);
+    shared.count(&verdict);
     let ended = Ended::Attempt {
         verdict: &verdict,
         report: &report,

@@ -101,11 +101,31 @@ pub enum DepotError {
         /// What the store said.
         source: Box<StoreAnswer>,
     },
+    /// The keys of a store may not do what a publication needs.
+    #[error("the keys may not {what}; allow them {right}, or check the keys and this host's clock")]
+    Right {
+        /// An infinitive.
+        what: &'static str,
+        /// What policies call it.
+        right: &'static str,
+        /// What the store said.
+        source: Box<StoreAnswer>,
+    },
     /// Somebody else publishes the same version at the same time.
     #[error(
-        "another publication of {0:?} began before this one had ended; let only one go on at a time"
+        "another publication of {0:?} runs at the same time, so this one gave up; let only one go on at a time"
     )]
     Overtaken(String),
+    /// Somebody else wrote below the prefix of the version while it was published.
+    #[error(
+        "{key:?} is not as it was published; somebody else writes below {version:?} at the same time"
+    )]
+    Disturbed {
+        /// The key of the object that is not as it should be.
+        key: String,
+        /// The prefix of the version.
+        version: String,
+    },
     /// Publishing failed half-way. See [`DepotError::cause`].
     #[error("not published: {visible}; the next publication of this version repairs it")]
     Unfinished {

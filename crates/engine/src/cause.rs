@@ -199,7 +199,9 @@ fn of_depot(error: &DepotError) -> Verdict {
         | DepotError::Io { .. }
         | DepotError::Settings { .. }
         | DepotError::Store { .. }
+        | DepotError::Right { .. }
         | DepotError::Overtaken(_)
+        | DepotError::Disturbed { .. }
         | DepotError::Unfinished { .. }
         | DepotError::Lost
         | DepotError::StagingLeft { .. } => Verdict::Infrastructure(chain(error)),

@@ -39,5 +39,5 @@ pub use attempt::run_attempt;
 pub use collect::{Collect, CollectError, Collected, Room};
 pub use control::Control;
 pub use engine::Engine;
-pub use ready::{NotReady, Prepared};
+pub use ready::{Needs, NotReady, Prepared};
 pub use settings::{NetworkSettings, Settings};

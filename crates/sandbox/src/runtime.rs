@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bryo_model::{IdSlot, NetworkMode, RuntimeKind};
+use bryo_model::{IdSlot, LimitPolicy, Limits, NetworkMode, RuntimeKind};
 
 use crate::apparmor;
 use crate::cgroup::JobCgroup;
@@ -98,6 +98,25 @@ impl Runtime {
     /// [`SandboxError::Host`] when the host or the runtime cannot do it.
     pub fn check_apparmor(&self, profile: Option<&str>) -> Result<(), SandboxError> {
         profile.map_or(Ok(()), |name| apparmor::check(name, self.kind()))
+    }
+
+    /// Whether jobs that work below `work` can have these limits, as far as that can be known without a job.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Limit`] with the one that cannot be enforced, unless the policy allows to go without it.
+    pub fn check_limits(
+        &self,
+        limits: &Limits,
+        policy: LimitPolicy,
+        work: &Path,
+    ) -> Result<(), SandboxError> {
+        match &self.made_by {
+            MadeBy::Crun(_) => {
+                JobCgroup::check(Some(&self.host.delegation), limits, policy, &[work])
+            }
+            MadeBy::Podman(podman) => podman.check_limits(&self.host, limits, policy, work),
+        }
     }
 
     /// Something the user should know about the host, though the job can run.

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 /// One thing that goes wrong with one request.
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -16,6 +18,48 @@ pub enum Fault {
     Slow(Duration),
     /// There is no answer, ever.
     Hang,
+    /// The request waits at the gate before the store sees it.
+    Held(Gate),
+}
+
+/// Closed at first; who comes to it waits until it is opened, and nobody from then on.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<watch::Sender<State>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    reached: bool,
+    open: bool,
+}
+
+impl Gate {
+    /// Lets go who waits.
+    pub fn open(&self) {
+        self.0.send_modify(|state| state.open = true);
+    }
+
+    /// Whether anybody has come to it.
+    pub fn is_reached(&self) -> bool {
+        self.0.borrow().reached
+    }
+
+    pub(crate) async fn pass(&self) {
+        self.0.send_modify(|state| state.reached = true);
+        let mut state = self.0.subscribe();
+        let _ = state.wait_for(|state| state.open).await;
+    }
+}
+
+/// What a store makes of the conditions of a put.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conditions {
+    /// It obeys them.
+    #[default]
+    Obeyed,
+    /// It puts in any case, and does not say so.
+    Ignored,
+    /// It answers that it has none.
+    Refused,
 }
 
 /// A request, as the server sees it.

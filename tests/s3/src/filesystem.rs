@@ -11,7 +11,12 @@ use s3s::dto::{
 use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 
-pub(crate) struct Files(pub(crate) FileSystem);
+use crate::fault::Conditions;
+
+pub(crate) struct Files {
+    pub(crate) system: FileSystem,
+    pub(crate) conditions: Conditions,
+}
 
 /// Each of these operations is that of s3s-fs.
 macro_rules! handed_on {
@@ -19,7 +24,7 @@ macro_rules! handed_on {
         #[async_trait::async_trait]
         impl S3 for Files {
             $(async fn $name(&self, req: S3Request<$input>) -> S3Result<S3Response<$output>> {
-                self.0.$name(req).await
+                self.system.$name(req).await
             })+
 
             async fn put_object(
@@ -27,15 +32,24 @@ macro_rules! handed_on {
                 req: S3Request<PutObjectInput>,
             ) -> S3Result<S3Response<PutObjectOutput>> {
                 let input = HeadBucketInput { bucket: req.input.bucket.clone(), ..Default::default() };
-                self.0.head_bucket(another(&req, input)).await?;
-                self.0.put_object(req).await
+                self.system.head_bucket(another(&req, input)).await?;
+                let mut req = req;
+                let given = req.input.if_match.is_some() || req.input.if_none_match.is_some();
+                match self.conditions {
+                    Conditions::Obeyed => {}
+                    Conditions::Refused if given => return Err(s3_error!(NotImplemented)),
+                    Conditions::Ignored | Conditions::Refused => {
+                        (req.input.if_match, req.input.if_none_match) = (None, None);
+                    }
+                }
+                self.system.put_object(req).await
             }
 
             async fn complete_multipart_upload(
                 &self,
                 req: S3Request<CompleteMultipartUploadInput>,
             ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-                self.0.complete_multipart_upload(req).await.map_err(|error| match error.code() {
+                self.system.complete_multipart_upload(req).await.map_err(|error| match error.code() {
                     S3ErrorCode::AccessDenied => s3_error!(NoSuchUpload),
                     _ => error,
                 })
@@ -47,14 +61,14 @@ macro_rules! handed_on {
             ) -> S3Result<S3Response<ListObjectsV2Output>> {
                 let bucket = req.input.bucket.clone();
                 let asked = another(&req, ());
-                let mut answer = self.0.list_objects_v2(req).await?;
+                let mut answer = self.system.list_objects_v2(req).await?;
                 for object in answer.output.contents.iter_mut().flatten() {
                     let input = HeadObjectInput {
                         bucket: bucket.clone(),
                         key: object.key.clone().unwrap_or_default(),
                         ..Default::default()
                     };
-                    object.e_tag = self.0.head_object(another(&asked, input)).await?.output.e_tag;
+                    object.e_tag = self.system.head_object(another(&asked, input)).await?.output.e_tag;
                 }
                 Ok(answer)
             }

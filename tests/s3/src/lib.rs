@@ -21,6 +21,6 @@ mod filesystem;
 mod server;
 mod store;
 
-pub use fault::{Fault, Seen};
+pub use fault::{Conditions, Fault, Gate, Seen};
 pub use server::Server;
 pub use store::{Object, Store};

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::TlsAcceptor;
 
-use crate::fault::{Fault, Faults, Seen};
+use crate::fault::{Conditions, Fault, Faults, Seen};
 use crate::filesystem::Files;
 use crate::store::Store;
 
@@ -55,7 +55,12 @@ impl std::error::Error for Ended {}
 impl Server {
     /// Starts one with an empty bucket.
     pub fn start() -> Self {
-        Self::with(None)
+        Self::with(None, Conditions::Obeyed)
+    }
+
+    /// Starts one that makes this of the conditions of a put.
+    pub fn start_with(conditions: Conditions) -> Self {
+        Self::with(None, conditions)
     }
 
     /// Starts one that speaks TLS, with a certificate of an authority that nobody knows; see [`Server::authority`]. Its
@@ -78,10 +83,10 @@ impl Server {
             .with_no_client_auth()
             .with_single_cert(vec![server.der().clone()], der)
             .unwrap();
-        Self::with(Some((config, pem)))
+        Self::with(Some((config, pem)), Conditions::Obeyed)
     }
 
-    fn with(tls: Option<(ServerConfig, String)>) -> Self {
+    fn with(tls: Option<(ServerConfig, String)>, conditions: Conditions) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let objects = directory.path().join("objects");
         std::fs::create_dir_all(objects.join(BUCKET)).unwrap();
@@ -92,7 +97,10 @@ impl Server {
             .unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let mut builder = S3ServiceBuilder::new(Files(s3s_fs::FileSystem::new(&objects).unwrap()));
+        let mut builder = S3ServiceBuilder::new(Files {
+            system: s3s_fs::FileSystem::new(&objects).unwrap(),
+            conditions,
+        });
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let faults = Faults::default();
         let authority = tls.as_ref().map(|(_, pem)| {
@@ -222,6 +230,7 @@ async fn handle(
         Some(Fault::Status(status, code)) => return Ok(refusal(status, code)),
         Some(Fault::Cut) => return Err(Ended),
         Some(Fault::Hang) => match std::future::pending::<Infallible>().await {},
+        Some(Fault::Held(gate)) => gate.pass().await,
         Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
         Some(Fault::AnswerLost) => {
             let _ = service.call(request.map(Body::from)).await;

@@ -285,6 +285,99 @@ stories! {
         agent.stop();
     }
 
+    /// Each right is missed before a job is taken, and named.
+    fn a_bucket_that_may_be_listed_and_no_more(world) {
+        for (method, right) in [("PUT", "s3:PutObject"), ("GET", "s3:GetObject"), ("DELETE", "s3:DeleteObject")] {
+            let scene = Scene::new();
+            scene.project(world, "succeeds");
+            scene.bucket.deny(method, ".bryo/");
+            let recipe = world.agent(&format!("agent-{method}"), &scene.server, &scene.bucket);
+            let agent = recipe.start();
+            let id = scene.server.trigger("succeeds", "", "v1");
+            agent.until_status("it says which right is missing", |status| status["alarms"].to_string().contains(right));
+            assert_eq!(scene.server.look(|history| history.of(Endpoint::Claim).count()), 0);
+            scene.bucket.calm();
+            agent.signal(Signal::SIGHUP);
+            scene.is_published(world, id);
+            agent.stop();
+            assert!(scene.bucket.below(".bryo/probe-").is_empty(), "{method}");
+        }
+    }
+
+    /// What no look can find out closes the gate after a few builds, however many wait.
+    fn a_bucket_that_takes_no_site(world) {
+        let scene = Scene::new();
+        scene.project(world, "succeeds");
+        scene.bucket.deny("PUT", "succeeds/");
+        let builds: Vec<_> = (0..6).map(|n| scene.server.trigger("succeeds", "", &format!("v{n}"))).collect();
+        let agent = scene.agent(world).start();
+        let failed = |history: &bryo_stories::History| history.count(Status::Failed);
+        for burnt in 1..3 {
+            scene.hurry(&agent, "a build is burnt", |history| failed(history) >= burnt);
+        }
+        agent.until_status("no more are taken", |status| {
+            let alarms = status["alarms"].to_string();
+            alarms.contains("failures") && alarms.contains("one is tried in") && status["host_ready"] == false
+        });
+        assert_eq!(scene.server.look(failed), 3);
+        scene.bucket.calm();
+        for id in &builds[3..] {
+            scene.hurry(&agent, "it is built", |history| history.build(*id).status.is_final());
+            scene.is_published(world, *id);
+        }
+        assert!(!agent.status()["alarms"].to_string().contains("failures"));
+        agent.stop();
+        assert_eq!(scene.server.look(|history| history.count(Status::Success)), 3);
+    }
+
+    /// A bound that no disk of this host could keep is found before a job is.
+    fn a_bound_that_this_host_cannot_keep(world) {
+        let scene = Scene::new();
+        scene.project(world, "succeeds");
+        // In the bed's memory there is no disk.
+        let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let right = scene.agent(world);
+        let wrong = right.clone()
+            .text("jobs.limits.io-write", "1m")
+            .text("host.work", &memory.path().display().to_string());
+        let agent = wrong.start();
+        let id = scene.server.trigger("succeeds", "", "v1");
+        agent.until_status("it says which", |status| status["alarms"].to_string().contains("io"));
+        assert_eq!(scene.server.look(|history| history.of(Endpoint::Claim).count()), 0);
+        right.text("host.work", &memory.path().display().to_string()).write();
+        agent.signal(Signal::SIGHUP);
+        scene.is_published(world, id);
+        agent.stop();
+    }
+
+    fn a_disk_that_is_full_at_the_start(world) {
+        let Some(small) = std::env::var_os("BRYO_TEST_SMALL_FS") else {
+            eprintln!("SKIPPED: this bed has no small file system");
+            return;
+        };
+        let small = Path::new(&small);
+        let scene = Scene::new();
+        scene.project(world, "ends-when-let-go");
+        let state = small.join("state-at-start");
+        let recipe = scene.agent(world).text("agent.state", &state.display().to_string());
+        let recipe = recipe.text("agent.control", &world.path().join("control").display().to_string());
+        let cut_short = scene.server.trigger("ends-when-let-go", "", "v1");
+        let agent = recipe.start();
+        wait_until("it runs", || running_jobs() == 1);
+        agent.kill();
+        bryo_stories::until_its_processes_are_gone(world);
+        let filler = fill(small);
+        // It begins all the same, and says what is wrong.
+        let agent = recipe.start();
+        agent.until_status("it says so", |status| status["alarms"].as_array().is_some_and(|alarms| !alarms.is_empty()));
+        std::fs::remove_file(filler).unwrap();
+        let build = scene.server.ended(cut_short);
+        assert_eq!(build.status, Status::Failed, "{build:#?}");
+        agent.until_status("it is recorded", |status| status["outbox"] == 0);
+        agent.stop();
+        std::fs::remove_dir_all(&state).unwrap();
+    }
+
     fn a_full_disk(world) {
         let Some(small) = std::env::var_os("BRYO_TEST_SMALL_FS") else {
             eprintln!("SKIPPED: this bed has no small file system");

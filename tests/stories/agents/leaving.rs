@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bryo_stories::{Endpoint, Status, let_go, running_jobs, wait_until};
+use bryo_stories::{Endpoint, Fault, Gate, Status, let_go, running_jobs, wait_until};
 use nix::sys::signal::Signal;
 
 use super::Scene;
@@ -65,6 +65,33 @@ stories! {
         agent.ended();
         world.nothing_is_left();
         assert_eq!(scene.server.build(id).status, Status::Failed);
+    }
+
+    /// A request that may have given a build away is waited for, however often somebody says to hurry.
+    fn no_sigint_loses_a_build_that_is_given_away(world) {
+        let scene = Scene::new();
+        scene.project(world, "succeeds");
+        let gate = Gate::new();
+        scene.server.fault(Endpoint::Claim, Fault::Hangs(gate.clone()), 1);
+        let id = scene.server.trigger("succeeds", "", "v1");
+        let agent = scene.agent(world).start();
+        wait_until("the build is given away", || gate.waiting() == 1);
+        agent.signal(Signal::SIGINT);
+        agent.until("those that run are cancelled");
+        agent.signal(Signal::SIGINT);
+        agent.until("ended by force");
+        // Each further one may come before the last one was obeyed.
+        wait_until("it says what it waits for", || {
+            agent.signal(Signal::SIGINT);
+            std::thread::sleep(Duration::from_millis(20));
+            agent.log().contains("on its way from its feed")
+        });
+        gate.open();
+        let (status, log) = agent.ended();
+        assert_eq!(status.code(), Some(0), "{log}");
+        world.nothing_is_left();
+        let build = scene.server.build(id);
+        assert_eq!((build.status, build.reports.len()), (Status::Failed, 1), "{build:#?}");
     }
 
     fn pause_and_resume(world) {
@@ -154,6 +181,27 @@ stories! {
             let (ended, _) = recipe.once().ended();
             assert_eq!((ended.code(), scene.server.build(other).status), (Some(code), status));
         }
+    }
+
+    /// Who starts an agent for one job wants to know that it cannot have one.
+    fn one_job_on_a_host_that_is_not_fit(world) {
+        let scene = Scene::new();
+        scene.project(world, "succeeds");
+        let right = scene.agent(world);
+        let id = scene.server.trigger("succeeds", "", "v1");
+        let wrong = right.clone().text("s3.access-key", "GKsomebodyelse00");
+        for words in [&["agent", "--once"][..], &["agent", "--once", "--max-wait", "1s"]] {
+            let (ended, log) = wrong.launch(words).ended();
+            assert_eq!(ended.code(), Some(3), "{log}");
+            assert!(log.contains("no jobs are taken: the keys may not"), "{log}");
+        }
+        assert_eq!(scene.server.build(id).claims, 0);
+        // One that fails for reasons of the host ends it too.
+        scene.bucket.deny("PUT", "succeeds/");
+        let (ended, log) = right.once().ended();
+        assert_eq!(ended.code(), Some(3), "{log}");
+        assert_eq!(scene.server.build(id).status, Status::Failed);
+        world.nothing_is_left();
     }
 
     fn only_one_agent_has_a_state(world) {

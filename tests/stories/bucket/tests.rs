@@ -140,3 +140,35 @@ fn faults_come_when_they_are_due() {
     // The second of them got a status line and nothing more.
     assert_eq!(bucket.puts(), ["2", "3"]);
 }
+
+#[test]
+fn a_put_has_conditions() {
+    let bucket = Bucket::start();
+    let tag = "\"5d41402abc4b2a76b9719d911017c592\"";
+    for (headers, body, status) in [
+        (format!("If-Match: {tag}\r\n"), "hello", 412),
+        ("If-None-Match: *\r\n".to_owned(), "hello", 200),
+        ("If-None-Match: *\r\n".to_owned(), "other", 412),
+        (format!("If-Match: {tag}\r\n"), "other", 200),
+        (format!("If-Match: {tag}\r\n"), "third", 412),
+        (String::new(), "fourth", 200),
+    ] {
+        let (told, _, text) = ask(&bucket, "PUT /docs/a", &headers, body);
+        assert_eq!(told, status, "{headers}{body}: {text}");
+    }
+    assert_eq!(bucket.puts().len(), 3);
+}
+
+#[test]
+fn keys_may_be_denied_something() {
+    let bucket = Bucket::start();
+    bucket.deny("PUT", ".bryo/");
+    assert_eq!(ask(&bucket, "PUT /docs/.bryo/a", "", "x").0, 403);
+    assert_eq!(ask(&bucket, "PUT /docs/a", "", "x").0, 200);
+    assert_eq!(
+        ask(&bucket, "GET /docs/?list-type=2&prefix=.bryo/", "", "").0,
+        200
+    );
+    bucket.calm();
+    assert_eq!(ask(&bucket, "PUT /docs/.bryo/a", "", "x").0, 200);
+}

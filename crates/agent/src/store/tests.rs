@@ -124,6 +124,29 @@ async fn what_a_feed_does_not_know_is_not_forgotten() {
     assert_eq!(store.newest(10).await.unwrap().len(), 2);
 }
 
+/// A job that is begun and not known to be would be begun again after a crash of the machine.
+#[tokio::test]
+async fn what_must_not_be_lost_is_synced() {
+    let (_dir, store) = open();
+    let synced = async || {
+        let level = |db: &Connection| db.pragma_query_value(None, "synchronous", |row| row.get(0));
+        let level: u32 = store.look(level).await.unwrap();
+        // For what is only good to know it is lowered; the next one must raise it again.
+        store.probe().await.unwrap();
+        level == 2
+    };
+    store.probe().await.unwrap();
+    assert!(!synced().await);
+    store.take(new(1, "17")).await.unwrap();
+    assert!(synced().await, "take");
+    store.begin(id(1)).await.unwrap();
+    assert!(synced().await, "begin");
+    store.again(id(1), id(2)).await.unwrap();
+    assert!(synced().await, "again");
+    store.end(ending(1)).await.unwrap();
+    assert!(synced().await, "end");
+}
+
 #[tokio::test]
 async fn a_closure_that_fails_changes_nothing() {
     let (_dir, store) = open();

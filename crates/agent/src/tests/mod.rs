@@ -1,6 +1,6 @@
 //! Telling results, told with virtual time where hours pass.
 
-mod server;
+pub(crate) mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -29,13 +29,14 @@ use server::Server;
 
 const ANYWHERE: &str = "127.0.0.1:0";
 
-struct Bed {
+/// An agent without its tasks.
+pub(crate) struct Bed {
     _dir: TempDir,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Bed {
-    fn new(server: SocketAddr) -> Self {
+    pub(crate) fn new(server: SocketAddr) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path(), server);
         let (store, _keeper) = Store::open(&dir.path().join("agent.db")).unwrap();
@@ -55,7 +56,7 @@ impl Bed {
     }
 
     /// Records jobs that have ended, numbered from 1, in one transaction.
-    async fn ended(&self, jobs: u64) {
+    pub(crate) async fn ended(&self, jobs: u64) {
         let feed = self.feed().name.clone();
         let add = move |tx: &rusqlite::Transaction<'_>| {
             for n in 1..=jobs {
@@ -81,7 +82,7 @@ impl Bed {
             .unwrap();
     }
 
-    fn feed(&self) -> &Arc<FeedState> {
+    pub(crate) fn feed(&self) -> &Arc<FeedState> {
         &self.shared.feeds[0]
     }
 
@@ -93,7 +94,14 @@ impl Bed {
         ))
     }
 
-    async fn depth(&self) -> u64 {
+    /// Has the store refuse every change, or take them again.
+    pub(crate) async fn set_writable(&self, writable: bool) {
+        let pragma =
+            move |db: &rusqlite::Connection| db.pragma_update(None, "query_only", !writable);
+        self.shared.store.look(pragma).await.unwrap();
+    }
+
+    pub(crate) async fn depth(&self) -> u64 {
         self.shared.store.outbox_depth().await.unwrap()
     }
 
@@ -184,18 +192,18 @@ pub(crate) fn engine_settings(dir: &Path) -> Settings {
 
 /// Virtual time that passes in steps, each with as much real time as store and server need for what it brings about. Of
 /// itself tokio's paused clock would run ahead of the store, which is a thread that it does not know.
-struct Clock {
+pub(crate) struct Clock {
     _held: std::sync::mpsc::Sender<()>,
 }
 
 impl Clock {
-    fn hold() -> Self {
+    pub(crate) fn hold() -> Self {
         let (held, released) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || released.recv());
         Self { _held: held }
     }
 
-    async fn pass(&self, bed: &Bed, time: Duration) {
+    pub(crate) async fn pass(&self, bed: &Bed, time: Duration) {
         let step = Duration::from_secs(5);
         let mut passed = Duration::ZERO;
         while passed < time {
@@ -211,7 +219,7 @@ impl Clock {
     }
 }
 
-fn anywhere() -> SocketAddr {
+pub(crate) fn anywhere() -> SocketAddr {
     ANYWHERE.parse().unwrap()
 }
 

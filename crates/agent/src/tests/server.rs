@@ -10,29 +10,29 @@ use tokio::task::JoinHandle;
 
 /// A request that came.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) path: String,
-    pub(super) body: String,
+pub(crate) struct Asked {
+    pub(crate) path: String,
+    pub(crate) body: String,
 }
 
 /// The answer to a report that is taken: the build, by its number.
-pub(super) fn known(asked: &Asked) -> (u16, String) {
+pub(crate) fn known(asked: &Asked) -> (u16, String) {
     let id = asked.path.split('/').nth(4).unwrap_or_default();
     (200, format!("{{\"id\":{id},\"status\":\"success\"}}"))
 }
 
 /// What is answered: a status and a body.
-pub(super) type Answering = Box<dyn Fn(&Asked) -> (u16, String) + Send + Sync>;
+pub(crate) type Answering = Box<dyn Fn(&Asked) -> (u16, String) + Send + Sync>;
 
 /// A server; gone when it is dropped.
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
     task: JoinHandle<()>,
 }
 
 impl Server {
-    pub(super) async fn start(at: SocketAddr, answering: Answering) -> Self {
+    pub(crate) async fn start(at: SocketAddr, answering: Answering) -> Self {
         let listener = TcpListener::bind(at).await.unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let address = listener.local_addr().unwrap();
@@ -53,7 +53,7 @@ impl Server {
         }
     }
 
-    pub(super) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 }

@@ -1,15 +1,22 @@
 //! What is asked of a store, each thing as one function.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use reqwest::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue};
+use jiff::fmt::rfc2822;
+use reqwest::header::{
+    CACHE_CONTROL, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
+    LAST_MODIFIED,
+};
 use s3::command::{Command, Multipart};
 use s3::serde_types::{
     CompleteMultipartUploadData, DeleteObjectsRequest, DeleteObjectsResult,
     InitiateMultipartUploadResponse, ListBucketResult, ListMultipartUploadsResult,
     ObjectIdentifier, Part,
 };
+use serde::Deserialize;
 
-use super::client::{Ask, Client};
+use super::client::{Ask, Client, Turn};
 use super::fault::{StoreAnswer, Trouble};
 use super::headers::Headers;
 use crate::DepotError;
@@ -26,6 +33,36 @@ pub(crate) struct Listed {
     pub(crate) etag: Option<String>,
 }
 
+/// An object as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Read {
+    pub(crate) bytes: Bytes,
+    /// As the store says it, with quotes.
+    pub(crate) etag: Option<String>,
+    /// How long it had been as it is, by the store's own clock.
+    pub(crate) age: Option<Duration>,
+}
+
+/// What must be so for an object to be put.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Condition<'a> {
+    /// There is none with this key.
+    Absent,
+    /// The one that is there has this entity tag.
+    Tag(&'a str),
+    /// Whatever is there.
+    Any,
+}
+
+/// What became of a conditional put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PutOutcome {
+    /// It is there, with this entity tag.
+    Put(Option<String>),
+    /// The condition did not hold. Also what a store says that had put it and whose answer was lost.
+    Unmet,
+}
+
 /// An object that could not be deleted.
 #[derive(Debug)]
 pub(crate) struct Kept {
@@ -34,49 +71,66 @@ pub(crate) struct Kept {
 }
 
 impl Client {
-    /// Asks for as little as can be asked.
-    pub(crate) async fn reach(&self) -> Result<(), DepotError> {
-        let command = Command::ListObjectsV2 {
-            prefix: String::new(),
-            delimiter: None,
-            continuation_token: None,
-            start_after: None,
-            max_keys: Some(1),
-        };
-        let name = self.bucket_name();
-        let ask = Ask::new("list the bucket", &name, command);
-        let answer = self.ask(&ask).await.and_then(|answer| answer.xml());
-        let _: ListBucketResult = answer.map_err(|trouble| ask.failed(trouble))?;
-        Ok(())
-    }
-
-    /// The object's bytes; `None` when there is no such object.
-    pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>, DepotError> {
-        let ask = Ask::new("read", key, Command::GetObject);
+    /// The object; `None` when there is no such object.
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Read>, DepotError> {
+        let mut ask = Ask::new("read", key, Command::GetObject);
+        // Only records are read.
+        ask.turn = Turn::AtOnce;
         match self.ask(&ask).await {
-            Ok(answer) => Ok(Some(answer.body)),
+            Ok(answer) => Ok(Some(Read {
+                etag: text(&answer.headers, &ETAG),
+                age: age(&answer.headers),
+                bytes: answer.body,
+            })),
             Err(trouble) if trouble.is_missing() => Ok(None),
             Err(trouble) => Err(ask.failed(trouble)),
         }
     }
 
+    /// Puts an object; the entity tag that the store gave it, without quotes.
     pub(crate) async fn put(
         &self,
         key: &str,
         headers: &Headers,
         content: &Bytes,
-    ) -> Result<(), DepotError> {
-        let command = Command::PutObject {
-            content,
-            content_type: &headers.content_type,
-            custom_headers: None,
-            multipart: None,
-        };
-        let mut ask = Ask::new("put", key, command);
-        ask.body = content.clone();
-        ask.extra = extra(headers);
+    ) -> Result<Option<String>, DepotError> {
+        let ask = put(key, headers, content);
         match self.ask(&ask).await {
-            Ok(_) => Ok(()),
+            Ok(answer) => Ok(text(&answer.headers, &ETAG).map(|tag| bare(&tag))),
+            Err(trouble) => Err(ask.failed(trouble)),
+        }
+    }
+
+    /// Puts an object if the condition holds. A store that knows no conditions puts it in any case; whether it is one is not
+    /// known unless it says so.
+    pub(crate) async fn put_if(
+        &self,
+        key: &str,
+        headers: &Headers,
+        content: &Bytes,
+        condition: Condition<'_>,
+    ) -> Result<PutOutcome, DepotError> {
+        let mut ask = put(key, headers, content);
+        ask.turn = Turn::AtOnce;
+        let header = match condition {
+            Condition::Absent => Some((IF_NONE_MATCH, HeaderValue::from_static("*"))),
+            Condition::Tag(tag) => HeaderValue::from_str(tag).ok().map(|tag| (IF_MATCH, tag)),
+            Condition::Any => None,
+        };
+        let plain = ask.extra.clone();
+        let conditional = self.has_conditions() && header.is_some();
+        if let Some((name, value)) = header.filter(|_| conditional) {
+            ask.extra.insert(name, value);
+        }
+        let mut answer = self.ask(&ask).await;
+        if conditional && answer.as_ref().is_err_and(Trouble::knows_no_conditions) {
+            self.forgo_conditions();
+            ask.extra = plain;
+            answer = self.ask(&ask).await;
+        }
+        match answer {
+            Ok(answer) => Ok(PutOutcome::Put(text(&answer.headers, &ETAG))),
+            Err(trouble) if conditional && trouble.is_unmet() => Ok(PutOutcome::Unmet),
             Err(trouble) => Err(ask.failed(trouble)),
         }
     }
@@ -103,7 +157,7 @@ impl Client {
                 // A store that misreads the question must not have another project's files deleted.
                 if object.key.starts_with(prefix) {
                     each(Listed {
-                        etag: object.e_tag.map(|tag| tag.trim_matches('"').to_owned()),
+                        etag: object.e_tag.map(|tag| bare(&tag)),
                         key: object.key,
                         size: object.size,
                     });
@@ -167,15 +221,26 @@ impl Client {
     }
 
     async fn delete_one(&self, key: &str) -> Option<Kept> {
-        let ask = Ask::new("delete", key, Command::DeleteObject);
-        let trouble = self.ask(&ask).await.err()?;
-        if trouble.is_missing() {
-            return None;
-        }
+        let trouble = self.try_delete(key).await.err()?;
         Some(Kept {
             key: key.to_owned(),
             why: format!("{}: {}", trouble.fault, trouble.answer),
         })
+    }
+
+    /// Deletes one object. One that is not there is no error.
+    pub(crate) async fn remove(&self, key: &str) -> Result<(), DepotError> {
+        let done = self.try_delete(key).await;
+        done.map_err(|trouble| Ask::new("delete", key, Command::DeleteObject).failed(trouble))
+    }
+
+    async fn try_delete(&self, key: &str) -> Result<(), Trouble> {
+        let ask = Ask::new("delete", key, Command::DeleteObject);
+        match self.ask(&ask).await {
+            Ok(_) => Ok(()),
+            Err(trouble) if trouble.is_missing() => Ok(()),
+            Err(trouble) => Err(trouble),
+        }
     }
 
     /// Begins an upload in parts; its id.
@@ -217,22 +282,23 @@ impl Client {
         })
     }
 
-    /// Makes one object of the parts. `false`: the store knows no such upload, which is also what it says when it has
-    /// finished it already and the answer was lost.
+    /// Makes one object of the parts; its entity tag, where the store tells it. `None`: the store knows no such upload, which
+    /// is also what it says when it has finished it already and the answer was lost.
     pub(crate) async fn complete(
         &self,
         key: &str,
         upload: &str,
         parts: Vec<Part>,
-    ) -> Result<bool, DepotError> {
+    ) -> Result<Option<Whole>, DepotError> {
         let command = Command::CompleteMultipartUpload {
             upload_id: upload,
             data: CompleteMultipartUploadData { parts },
         };
         let ask = Ask::new("finish putting", key, command);
         match self.ask(&ask).await {
-            Ok(_) => Ok(true),
-            Err(trouble) if trouble.is_missing() => Ok(false),
+            // It is put, whatever else the answer says.
+            Ok(answer) => Ok(Some(answer.xml().unwrap_or_default())),
+            Err(trouble) if trouble.is_missing() => Ok(None),
             Err(trouble) => Err(ask.failed(trouble)),
         }
     }
@@ -268,6 +334,50 @@ impl Client {
     }
 }
 
+/// An object that was made of parts.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Whole {
+    #[serde(rename = "ETag", default)]
+    etag: Option<String>,
+}
+
+impl Whole {
+    /// Its entity tag, without quotes.
+    pub(crate) fn etag(&self) -> Option<String> {
+        self.etag.as_deref().map(bare)
+    }
+}
+
+fn put<'a>(key: &'a str, headers: &'a Headers, content: &'a Bytes) -> Ask<'a> {
+    let command = Command::PutObject {
+        content,
+        content_type: &headers.content_type,
+        custom_headers: None,
+        multipart: None,
+    };
+    let mut ask = Ask::new("put", key, command);
+    ask.body = content.clone();
+    ask.extra = extra(headers);
+    ask
+}
+
+fn bare(tag: &str) -> String {
+    tag.trim_matches('"').to_owned()
+}
+
+fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let value = headers.get(name)?.to_str().ok()?;
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// Both times are the store's: its clock need not be ours.
+fn age(headers: &HeaderMap) -> Option<Duration> {
+    let time = |name| rfc2822::parse(&text(headers, name)?).ok();
+    let (now, then) = (time(&DATE)?, time(&LAST_MODIFIED)?);
+    let seconds = now.timestamp().as_second() - then.timestamp().as_second();
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
 fn extra(headers: &Headers) -> HeaderMap {
     let mut map = HeaderMap::new();
     if let Some(value) = &headers.cache_control
@@ -276,4 +386,31 @@ fn extra(headers: &Headers) -> HeaderMap {
         map.insert(CACHE_CONTROL, value);
     }
     map
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_by_the_clock_of_the_store() {
+        let headers = |now: &str, then: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(DATE, now.parse().unwrap());
+            headers.insert(LAST_MODIFIED, then.parse().unwrap());
+            headers
+        };
+        let told = age(&headers(
+            "Wed, 01 Jan 2020 00:01:05 GMT",
+            "Wed, 01 Jan 2020 00:00:00 GMT",
+        ));
+        assert_eq!(told, Some(Duration::from_secs(65)));
+        let odd = age(&headers(
+            "Wed, 01 Jan 2020 00:00:00 GMT",
+            "Wed, 01 Jan 2020 00:00:01 GMT",
+        ));
+        assert_eq!(odd, Some(Duration::ZERO));
+        assert_eq!(age(&headers("today", "yesterday")), None);
+        assert_eq!(age(&HeaderMap::new()), None);
+    }
 }

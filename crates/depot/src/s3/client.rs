@@ -5,6 +5,7 @@
 //! one host.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bryo_model::Secret;
@@ -34,6 +35,16 @@ pub(crate) struct Ask<'a> {
     pub(crate) body: Bytes,
     /// Headers that the command has no room for.
     pub(crate) extra: HeaderMap,
+    /// Whether it waits for its turn among the others.
+    pub(crate) turn: Turn,
+}
+
+/// Whether a request counts among those that are under way at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Waits,
+    /// Small, and of no use when it comes late.
+    AtOnce,
 }
 
 impl<'a> Ask<'a> {
@@ -44,6 +55,7 @@ impl<'a> Ask<'a> {
             command,
             body: Bytes::new(),
             extra: HeaderMap::new(),
+            turn: Turn::Waits,
         }
     }
 
@@ -78,6 +90,8 @@ pub(crate) struct Client {
     retry: Retry,
     requests: Arc<Semaphore>,
     timeout: Duration,
+    /// Whether the store has said that it knows no conditions for a put.
+    unconditional: AtomicBool,
 }
 
 impl Client {
@@ -129,11 +143,27 @@ impl Client {
             retry: tuning.retry,
             requests: Arc::new(Semaphore::new(settings.parallel.max(1))),
             timeout: tuning.request_timeout,
+            unconditional: AtomicBool::new(false),
         })
     }
 
     pub(crate) fn bucket_name(&self) -> String {
         self.bucket.name.clone()
+    }
+
+    /// Whether conditions are sent with a put.
+    pub(crate) fn has_conditions(&self) -> bool {
+        !self.unconditional.load(Ordering::Relaxed)
+    }
+
+    /// The store refuses conditions.
+    pub(crate) fn forgo_conditions(&self) {
+        self.unconditional.store(true, Ordering::Relaxed);
+    }
+
+    /// The pause before something is looked at again that was not yet as it should be.
+    pub(crate) fn pause(&self, looks: u32) -> Duration {
+        self.retry.pause(looks, None)
     }
 
     /// Asks until there is an answer, or no hope of one.
@@ -153,7 +183,10 @@ impl Client {
     }
 
     async fn once(&self, ask: &Ask<'_>) -> Result<Answer, Trouble> {
-        let permit = self.requests.acquire().await;
+        let permit = match ask.turn {
+            Turn::Waits => self.requests.acquire().await.ok(),
+            Turn::AtOnce => None,
+        };
         let signed = self.sign(ask).await?;
         let mut response = signed.send().await.map_err(Trouble::of_http)?;
         let status = response.status();

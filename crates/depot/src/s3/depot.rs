@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bryo_model::Amount;
 use tokio::runtime::{Builder, Runtime};
@@ -31,6 +32,7 @@ pub(crate) struct Inner {
     pub(crate) memory: Arc<Memory>,
     pub(crate) parallel: usize,
     pub(crate) part_size: u64,
+    pub(crate) lease: Duration,
     /// For messages.
     place: String,
 }
@@ -78,6 +80,7 @@ impl S3Depot {
                 memory: Arc::new(Memory::new(tuning.memory, tuning.part_size)),
                 parallel: settings.parallel.max(1),
                 part_size: tuning.part_size,
+                lease: tuning.lease,
                 place: format!("{endpoint}/{}/", settings.bucket),
                 rules: Arc::new(Rules::new(tuning.cache_rules)),
             }),
@@ -94,14 +97,15 @@ impl S3Depot {
         }
     }
 
-    /// Whether the bucket is there and may be listed: for a start, and before a job whose result could not be published.
+    /// Whether the bucket is there and the keys may do what a publication needs, which is tried with a small object: for a
+    /// start, and before a job whose result could not be published.
     ///
     /// # Errors
     ///
-    /// [`DepotError::Store`].
+    /// [`DepotError::Right`] with the right that is missing, [`DepotError::Store`] for anything else.
     pub async fn check(&self) -> Result<(), DepotError> {
         let inner = Arc::clone(&self.inner);
-        self.on_workers(async move { inner.client.reach().await })
+        self.on_workers(async move { inner.client.probe().await })
             .await
     }
 
@@ -150,7 +154,7 @@ impl S3Target {
     /// # Errors
     ///
     /// [`DepotError::Key`] and [`DepotError::Overlap`] before anything is changed; [`DepotError::Stopped`],
-    /// [`DepotError::Changed`], [`DepotError::Overtaken`], [`DepotError::Store`] and what the file system answered at any
+    /// [`DepotError::Changed`], [`DepotError::Overtaken`], [`DepotError::Disturbed`], [`DepotError::Store`] and what the file system answered at any
     /// time, inside [`DepotError::Unfinished`] if readers may see something else than before.
     pub async fn publish(
         &self,

@@ -153,6 +153,32 @@ impl Trouble {
         matches!(self.answer, StoreAnswer::Status { status: 404, .. })
             && self.fault != StoreFault::BucketMissing
     }
+
+    /// Whether the condition of a put did not hold.
+    pub(crate) fn is_unmet(&self) -> bool {
+        match &self.answer {
+            StoreAnswer::Status { status: 412, .. } => true,
+            // Of an object that must have a certain tag, and is gone.
+            StoreAnswer::Status { .. } => self.is_missing(),
+            StoreAnswer::Nothing(_) | StoreAnswer::Unreadable(_) => false,
+        }
+    }
+
+    /// Whether the store refuses the headers of a condition.
+    pub(crate) fn knows_no_conditions(&self) -> bool {
+        match &self.answer {
+            StoreAnswer::Status { status: 501, .. } => true,
+            StoreAnswer::Status {
+                status: 400, code, ..
+            } => matches!(
+                &**code,
+                "NotImplemented" | "InvalidArgument" | "InvalidRequest"
+            ),
+            StoreAnswer::Status { .. } | StoreAnswer::Nothing(_) | StoreAnswer::Unreadable(_) => {
+                false
+            }
+        }
+    }
 }
 
 /// The one table of answers.

@@ -2,20 +2,23 @@
 //!
 //! A publication is not one rename here but many requests: `publish` tells what is promised all the same. From the outside
 //! in: `depot` is what callers have, `publish` one publication, `plan` its order, `record` what is remembered of it,
-//! `upload` one file, `api` what a store is asked, `client` one request, `fault` what a refusal means.
+//! `hold` how no two of one version mix, `verify` the last look, `upload` one file, `api` what a store is asked, `client` one request, `fault` what a refusal means.
 
 mod api;
 mod client;
 mod depot;
 mod fault;
 mod headers;
+mod hold;
 mod parts;
 mod plan;
 mod prefix;
+mod probe;
 mod publish;
 mod record;
 mod settings;
 mod upload;
+mod verify;
 
 pub use depot::{S3Depot, S3Target};
 pub use fault::{StoreAnswer, StoreFault};

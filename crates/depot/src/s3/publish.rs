@@ -1,33 +1,38 @@
 //! An output tree becomes the objects below a prefix.
 //!
 //! ```text
-//! name ─► read the record ─► list ─► compare ─► put assets ─► put pages ─► put the start page ─► delete what is stale ─► record
+//! name ─► read the record ─► list ─► compare ─► put assets, pages, the start page ─► delete what is stale ─► list ─► record
 //!                                                 └─ before the first change: the record says "publishing"
 //! ```
 //!
 //! A store has no rename: readers see objects change one by one. What can be promised instead is this. Every name is looked
 //! at before anything is changed. The order keeps old pages whole for as long as possible (`plan`). What is stale is
 //! deleted only after everything is there, so a publication that fails deletes nothing. It says what readers may see
-//! ([`Visible`]), and its record has the next publication repair it.
+//! ([`Visible`]), and its record has the next publication repair it. No two publications of one version go on at a time
+//! (`hold`), and one is said to be complete only after a last look at all of it (`verify`).
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bryo_model::Amount;
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
-use super::api::Listed;
+use super::api::{Kept, Listed};
 use super::depot::Inner;
-use super::headers::Headers;
-use super::plan::{self, Phase, Plan};
+use super::hold::{Hold, Said};
+use super::plan::{self, Phase, Planned};
 use super::prefix::Prefix;
 use super::record::{Found, Record};
 use super::upload::{Became, Meter, Open, Uploads};
+use super::verify::Published;
 use crate::{DepotError, OutputTree};
 
-/// The record is for us alone, and must not be what a cache remembers.
-const RECORD_TYPE: &str = "application/json";
+/// How often everything is looked at before it is said to be other than it was published: a list may be a little behind.
+const LOOKS: u32 = 3;
+
+/// How often what is found to be other is made as it should be: against somebody who goes on it would never end.
+const ROUNDS: u32 = 3;
 
 /// What is there now.
 #[derive(Debug)]
@@ -97,13 +102,18 @@ impl Publication {
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) -> Result<Uploaded, DepotError> {
         let open = Arc::new(Open::default());
         let reached = Arc::new(Reached::default());
+        let held = OnceLock::new();
         let result = tokio::select! {
             biased;
-            result = self.all(&open, &reached) => result,
+            result = self.alone(&held, &open, &reached) => result,
             () = stop => Err(DepotError::Stopped),
         };
-        if result.is_err() {
+        if let Err(error) = &result {
             open.give_up(&self.inner.client).await;
+            if let Some(hold) = held.get() {
+                let disturbed = matches!(error, DepotError::Disturbed { .. });
+                hold.let_go(disturbed).await;
+            }
         }
         result.map_err(|error| match reached.get() {
             None => error,
@@ -114,22 +124,42 @@ impl Publication {
         })
     }
 
-    async fn all(&self, open: &Arc<Open>, reached: &Arc<Reached>) -> Result<Uploaded, DepotError> {
-        let client = &self.inner.client;
+    /// Publishes for as long as no other publication has taken the version.
+    async fn alone(
+        &self,
+        held: &OnceLock<Arc<Hold>>,
+        open: &Arc<Open>,
+        reached: &Arc<Reached>,
+    ) -> Result<Uploaded, DepotError> {
         let files = plan::keys(&self.tree, &self.prefix)?;
-        let record_key = self.prefix.record();
-        let found = Found::of(client.get(&record_key).await?.as_deref());
+        let Inner { client, lease, .. } = &*self.inner;
+        let (hold, found) = Hold::look(client, &self.prefix, *lease).await?;
+        let hold = held.get_or_init(|| Arc::new(hold));
+        tokio::select! {
+            biased;
+            result = self.all(files, hold, &found, open, reached) => result,
+            lost = hold.keep() => Err(lost),
+        }
+    }
+
+    async fn all(
+        &self,
+        files: Vec<Planned>,
+        hold: &Arc<Hold>,
+        found: &Found,
+        open: &Arc<Open>,
+        reached: &Arc<Reached>,
+    ) -> Result<Uploaded, DepotError> {
+        let client = &self.inner.client;
         let repairs = found.is_half();
         if repairs {
             reached.set(Visible::Earlier);
             self.forget_uploads().await;
         }
-        let mut objects = Vec::new();
-        client
-            .list(&self.prefix.keys(), |object| objects.push(object))
-            .await?;
-        let new = objects.is_empty() && found == Found::Nothing;
-        let nested = self.nested(&found, &objects).await?;
+        let objects = self.objects().await?;
+        let new = objects.is_empty() && *found == Found::Nothing;
+        self.is_apart(found, &objects).await?;
+        let nested = self.nested().await?;
         let digest = self.inner.rules.digest();
         let same = new || found.headers() == Some(&*digest);
         let mut plan = plan::compare(&self.tree, files, objects, &self.prefix, &nested)?;
@@ -137,43 +167,92 @@ impl Publication {
             // An object with the right bytes may have the wrong headers: nothing is known of it.
             plan.files.iter_mut().for_each(|file| file.there = None);
         }
-        let record = Record::begin(&digest, same, self.tree.files(), self.tree.bytes());
         let begun = Arc::new(Begun {
-            inner: Arc::clone(&self.inner),
-            key: record_key,
-            record: record.clone(),
+            hold: Arc::clone(hold),
+            record: Record::begin(&digest, same, self.tree.files(), self.tree.bytes()),
             done: OnceCell::new(),
             reached: Arc::clone(reached),
             new,
             repairs,
         });
 
-        let counts = self.put_all(&mut plan, &begun, open).await?;
-        let stale = &plan.stale;
+        let mut counts = Counts::default();
+        self.put_all(plan.files, &begun, open, &mut counts).await?;
         let unrecorded = !matches!(found, Found::Record(_)) || repairs;
-        if !stale.is_empty() || unrecorded {
+        if !plan.stale.is_empty() || unrecorded {
             begun.touch(Phase::Start).await?;
         }
+        let (put, unchanged) = (counts.put, counts.unchanged);
+        let mut stale = plan.stale;
+        let mut removed = stale.len();
         let mut kept = Vec::new();
-        if begun.done.initialized() {
-            self.still_ours(&begun).await?;
-            reached.set(Visible::All);
-            kept = client.delete(stale).await?;
-            let record = record.completed(&digest).to_json().into();
-            client.put(&begun.key, &record_headers(), &record).await?;
+        for round in 1.. {
+            if begun.done.initialized() {
+                hold.still_ours().await?;
+                reached.set(Visible::All);
+                kept.extend(client.delete(&stale).await?);
+            }
+            let odd = self.odd(&counts.published, &kept).await?;
+            let Some(first) = odd.first() else { break };
+            if round == ROUNDS {
+                return Err(DepotError::Disturbed {
+                    key: first.clone(),
+                    version: self.prefix.to_string(),
+                });
+            }
+            // Whoever else has been here had not the record, or has it no more.
+            begun.touch(Phase::Start).await?;
+            hold.still_ours().await?;
+            let again;
+            (again, stale) = counts.published.take(odd);
+            removed += stale.len();
+            self.put_all(again, &begun, open, &mut counts).await?;
+        }
+        if hold.complete(&digest).await? == Said::Late
+            && !self.odd(&counts.published, &kept).await?.is_empty()
+        {
+            hold.take_back().await?;
         }
         Ok(Uploaded {
             files: self.tree.files(),
             bytes: self.tree.bytes(),
-            put: counts.put,
-            unchanged: counts.unchanged,
-            removed: (stale.len() - kept.len().min(stale.len())) as u64,
+            put,
+            unchanged,
+            removed: removed.saturating_sub(kept.len()) as u64,
             repaired: repairs,
             leftovers: kept
                 .into_iter()
                 .map(|kept| format!("{}: {}", kept.key, kept.why))
                 .collect(),
         })
+    }
+
+    /// What is below the prefix.
+    async fn objects(&self) -> Result<Vec<Listed>, DepotError> {
+        let mut objects = Vec::new();
+        let client = &self.inner.client;
+        let each = |object| objects.push(object);
+        client.list(&self.prefix.keys(), each).await?;
+        Ok(objects)
+    }
+
+    /// Looks at everything once more: the keys of what is not as it was published.
+    async fn odd(&self, published: &Published, kept: &[Kept]) -> Result<Vec<String>, DepotError> {
+        for look in 1..LOOKS {
+            let odd = self.look(published, kept).await?;
+            if odd.is_empty() {
+                return Ok(odd);
+            }
+            tokio::time::sleep(self.inner.client.pause(look)).await;
+        }
+        self.look(published, kept).await
+    }
+
+    async fn look(&self, published: &Published, kept: &[Kept]) -> Result<Vec<String>, DepotError> {
+        // A version inside this one has its record before it has objects.
+        let objects = self.objects().await?;
+        let nested = self.nested().await?;
+        Ok(published.odd(&objects, &nested, kept))
     }
 
     /// Uploads in parts that an attempt has left which was killed. Not every store can list them; one that cannot has to
@@ -185,9 +264,8 @@ impl Publication {
         }
     }
 
-    /// The versions inside this one's prefix. A version that has never been published may not take what lies inside another
-    /// one's prefix for its own.
-    async fn nested(&self, found: &Found, objects: &[Listed]) -> Result<Vec<Prefix>, DepotError> {
+    /// A version that has never been published may not take what lies inside another one's prefix for its own.
+    async fn is_apart(&self, found: &Found, objects: &[Listed]) -> Result<(), DepotError> {
         let client = &self.inner.client;
         if *found == Found::Nothing
             && let Some(object) = objects.first()
@@ -201,20 +279,26 @@ impl Publication {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// The versions inside this one's prefix.
+    async fn nested(&self) -> Result<Vec<Prefix>, DepotError> {
         let mut nested = Vec::new();
         if let Some(inside) = self.prefix.records_inside() {
             let each = |object: Listed| nested.extend(self.prefix.of_record(&object.key));
-            client.list(&inside, each).await?;
+            self.inner.client.list(&inside, each).await?;
         }
         Ok(nested)
     }
 
     async fn put_all(
         &self,
-        plan: &mut Plan,
+        files: Vec<Planned>,
         begun: &Arc<Begun>,
         open: &Arc<Open>,
-    ) -> Result<Counts, DepotError> {
+        counts: &mut Counts,
+    ) -> Result<(), DepotError> {
         let uploads = Arc::new(Uploads {
             client: Arc::clone(&self.inner.client),
             tree: Arc::clone(&self.tree),
@@ -225,39 +309,33 @@ impl Publication {
             inside: self.prefix.keys().len(),
             part_size: self.inner.part_size,
         });
-        let mut counts = Counts::default();
-        let mut files = std::mem::take(&mut plan.files).into_iter().peekable();
+        let sizes = self.tree.directories();
+        let size = |file: &Planned| sizes[file.directory].files[file.file].size;
+        let mut files = files.into_iter().peekable();
         for phase in Phase::ALL {
             let mut running = JoinSet::new();
             while let Some(file) = files.next_if(|file| file.phase == phase) {
                 if running.len() >= self.inner.parallel {
-                    counts.add(running.join_next().await)?;
+                    counts.add(running.join_next().await, size)?;
                 }
                 let (uploads, begun) = (Arc::clone(&uploads), Arc::clone(begun));
-                running.spawn(async move { uploads.file(&file, begun.touch(phase)).await });
+                running.spawn(async move {
+                    let became = uploads.file(&file, begun.touch(phase)).await?;
+                    Ok((file, became))
+                });
             }
             while !running.is_empty() {
-                counts.add(running.join_next().await)?;
+                counts.add(running.join_next().await, size)?;
             }
         }
         uploads.meter.report();
-        Ok(counts)
-    }
-
-    /// Two publications of the same version at once would each take the other's objects for its own.
-    async fn still_ours(&self, begun: &Begun) -> Result<(), DepotError> {
-        let found = self.inner.client.get(&begun.key).await?;
-        match Found::of(found.as_deref()) {
-            Found::Record(record) if record.attempt == begun.record.attempt => Ok(()),
-            _ => Err(DepotError::Overtaken(self.prefix.to_string())),
-        }
+        Ok(())
     }
 }
 
 /// What is done before the first change, once.
 struct Begun {
-    inner: Arc<Inner>,
-    key: String,
+    hold: Arc<Hold>,
     record: Record,
     done: OnceCell<()>,
     reached: Arc<Reached>,
@@ -268,12 +346,8 @@ struct Begun {
 impl Begun {
     /// The store is about to be changed in `phase`.
     async fn touch(&self, phase: Phase) -> Result<(), DepotError> {
-        let put = || async {
-            let record = self.record.to_json().into();
-            let client = &self.inner.client;
-            client.put(&self.key, &record_headers(), &record).await
-        };
-        self.done.get_or_try_init(put).await?;
+        let take = || self.hold.take(&self.record);
+        self.done.get_or_try_init(take).await?;
         let new = self.new;
         self.reached.set(match phase {
             // The pages of a half publication are a mixture from the beginning.
@@ -302,26 +376,33 @@ impl Reached {
 struct Counts {
     put: u64,
     unchanged: u64,
+    published: Published,
 }
 
 impl Counts {
-    fn add(&mut self, ended: Option<Ended>) -> Result<(), DepotError> {
-        match ended {
-            None => {}
-            Some(Ok(Ok(Became::Put))) => self.put += 1,
-            Some(Ok(Ok(Became::Unchanged))) => self.unchanged += 1,
-            Some(Ok(Err(error))) => return Err(error),
-            Some(Err(_)) => return Err(DepotError::Lost),
-        }
+    fn add(
+        &mut self,
+        ended: Option<Ended>,
+        size: impl Fn(&Planned) -> u64,
+    ) -> Result<(), DepotError> {
+        let (file, became) = match ended {
+            None => return Ok(()),
+            Some(ended) => ended.map_err(|_| DepotError::Lost)??,
+        };
+        let size = size(&file);
+        let etag = match became {
+            Became::Put(etag) => {
+                self.put += 1;
+                etag
+            }
+            Became::Unchanged => {
+                self.unchanged += 1;
+                file.there.clone()
+            }
+        };
+        self.published.add(file, size, etag);
         Ok(())
     }
 }
 
-type Ended = Result<Result<Became, DepotError>, tokio::task::JoinError>;
-
-fn record_headers() -> Headers {
-    Headers {
-        content_type: RECORD_TYPE.to_owned(),
-        cache_control: Some("no-store".to_owned()),
-    }
-}
+type Ended = Result<Result<(Planned, Became), DepotError>, tokio::task::JoinError>;

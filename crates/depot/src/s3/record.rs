@@ -7,8 +7,9 @@
 //! ```
 //!
 //! The record says `publishing` before the first object of the version is touched, and `complete` after the last one. An
-//! attempt that finds `publishing` therefore knows that readers may see a mixture, and repairs it. It also says which
-//! versions exist, so that a version inside another one's prefix is not taken for stale files of it.
+//! attempt that finds `publishing` therefore knows that readers may see a mixture, and repairs it. While an attempt goes on
+//! it says so again and again (`live`, `beat`); see `hold`. The record also says which versions exist, so that a version
+//! inside another one's prefix is not taken for stale files of it.
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,13 @@ pub(crate) struct Record {
     pub(crate) files: u64,
     /// Their bytes.
     pub(crate) bytes: u64,
+    /// Whether the attempt goes on, as far as it knows: one that failed says that it does not, one that was killed
+    /// cannot.
+    #[serde(default)]
+    pub(crate) live: bool,
+    /// How often it has said so: a record that is written again has another entity tag.
+    #[serde(default)]
+    pub(crate) beat: u64,
 }
 
 impl Record {
@@ -49,6 +57,8 @@ impl Record {
             headers: same.then(|| headers.to_owned()),
             files,
             bytes,
+            live: true,
+            beat: 0,
         }
     }
 
@@ -57,7 +67,33 @@ impl Record {
         Self {
             state: State::Complete,
             headers: Some(headers.to_owned()),
+            live: false,
             ..self
+        }
+    }
+
+    /// The same attempt's record while it goes on.
+    pub(crate) fn again(self) -> Self {
+        Self {
+            beat: self.beat + 1,
+            ..self
+        }
+    }
+
+    /// The same attempt's record when it has failed.
+    pub(crate) fn failed(self) -> Self {
+        Self {
+            live: false,
+            ..self
+        }
+    }
+
+    /// The same where another attempt has been at the objects too: nothing is known of their headers.
+    pub(crate) fn mixed(self) -> Self {
+        Self {
+            state: State::Publishing,
+            headers: None,
+            ..self.failed()
         }
     }
 
@@ -98,6 +134,16 @@ impl Found {
         }
     }
 
+    /// Whether an attempt goes on, as far as it has said.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self, Self::Record(record) if record.state == State::Publishing && record.live)
+    }
+
+    /// Whether it is of this attempt.
+    pub(crate) fn is_of(&self, attempt: &str) -> bool {
+        matches!(self, Self::Record(record) if record.attempt == attempt)
+    }
+
     /// The rules by which every object has its headers, if that is known.
     pub(crate) fn headers(&self) -> Option<&str> {
         match self {
@@ -119,9 +165,12 @@ mod tests {
     fn records_are_read_back() {
         let first = Record::begin("a", true, 3, 10);
         assert_eq!(read_back(&first), Found::Record(first.clone()));
-        assert!(read_back(&first).is_half());
+        assert!(read_back(&first).is_half() && read_back(&first).is_live());
+        assert!(read_back(&first).is_of(&first.attempt) && !read_back(&first).is_of("x"));
+        assert!(!read_back(&first.clone().failed()).is_live());
+        assert_ne!(first.clone().again().to_json(), first.to_json());
         let done = read_back(&first.completed("a"));
-        assert!(!done.is_half());
+        assert!(!done.is_half() && !done.is_live());
         assert_eq!(done.headers(), Some("a"));
         for odd in [
             &b""[..],
@@ -132,6 +181,9 @@ mod tests {
             assert_eq!(Found::of(Some(odd)), Found::Unreadable);
         }
         assert!(Found::Unreadable.is_half() && !Found::of(None).is_half());
+        let earlier = br#"{"format":1,"state":"publishing","attempt":"a","headers":null,"files":1,"bytes":1}"#;
+        let earlier = Found::of(Some(earlier));
+        assert!(earlier.is_half() && !earlier.is_live());
         let mixed = Record::begin("b", false, 1, 1);
         assert_eq!(read_back(&mixed).headers(), None);
         assert_eq!(mixed.completed("b").headers.as_deref(), Some("b"));

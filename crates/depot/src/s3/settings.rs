@@ -10,7 +10,7 @@ use bryo_model::Secret;
 use super::headers::CacheRule;
 
 /// Who we are to the store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Credentials {
     /// The name of the key. It is not a secret, and is not shown in messages all the same.
     pub access_key: String,
@@ -21,7 +21,7 @@ pub struct S3Credentials {
 }
 
 /// A bucket and how it is used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Settings {
     /// The store's URL: `https://s3.example.org`, with the port if it has one.
     pub endpoint: String,
@@ -40,7 +40,7 @@ pub struct S3Settings {
 }
 
 /// What seldom needs to be otherwise; `Default` is what is usual.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Tuning {
     /// How many threads sign and send.
     pub threads: usize,
@@ -58,6 +58,9 @@ pub struct S3Tuning {
     /// Which files may be kept by caches, and for how long. The first rule that matches a file counts; without one a file
     /// gets no such header.
     pub cache_rules: Vec<CacheRule>,
+    /// How long a publication is taken to go on after its last word in the record: another one of the same version leaves
+    /// it alone for so long. Those that go on speak eight times as often.
+    pub lease: Duration,
 }
 
 impl Default for S3Tuning {
@@ -70,6 +73,7 @@ impl Default for S3Tuning {
             connect_timeout: Duration::from_secs(10),
             retry: Retry::default(),
             cache_rules: Vec::new(),
+            lease: Duration::from_secs(15),
         }
     }
 }
@@ -78,7 +82,7 @@ impl Default for S3Tuning {
 ///
 /// The pause doubles each time, up to the longest one, and is shortened at random by up to a half, so that many requests
 /// that failed together do not come back together.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// How often a request is sent at most.
     pub attempts: u32,

@@ -126,9 +126,11 @@ impl Meter {
 }
 
 /// What became of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Became {
-    Put,
+    /// It is put, and the object has this entity tag, where the store has told it.
+    Put(Option<String>),
+    /// The object was the same.
     Unchanged,
 }
 
@@ -167,8 +169,7 @@ impl Uploads {
             let became = match content {
                 Some(content) => {
                     touch.await?;
-                    self.client.put(&planned.key, &headers, &content).await?;
-                    Became::Put
+                    Became::Put(self.client.put(&planned.key, &headers, &content).await?)
                 }
                 None => Became::Unchanged,
             };
@@ -191,8 +192,8 @@ impl Uploads {
         }
         touch.await?;
         let pieces = Pieces { source, size, part };
-        self.in_parts(&planned.key, &headers, &pieces).await?;
-        Ok(Became::Put)
+        let etag = self.in_parts(&planned.key, &headers, &pieces).await?;
+        Ok(Became::Put(etag))
     }
 
     async fn in_parts(
@@ -200,7 +201,7 @@ impl Uploads {
         key: &str,
         headers: &Headers,
         pieces: &Pieces,
-    ) -> Result<(), DepotError> {
+    ) -> Result<Option<String>, DepotError> {
         // A store that lost the upload, or whose answer to its end was lost, gets it once more.
         for first in [true, false] {
             let id = self.client.begin(key, headers).await?;
@@ -212,8 +213,8 @@ impl Uploads {
                 .await?;
             let finished = self.client.complete(key, &id, parts).await?;
             self.open.remove(&id);
-            if finished {
-                return Ok(());
+            if let Some(whole) = finished {
+                return Ok(whole.etag());
             }
         }
         Err(DepotError::Store {

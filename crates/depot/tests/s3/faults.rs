@@ -112,7 +112,16 @@ fn wrong_keys_and_a_wrong_bucket_are_found_by_a_check() {
     let mut wrong = settings(&server);
     wrong.credentials.secret_key = Secret::new("another-secret".to_owned());
     let error = block_on(S3Depot::new(wrong).unwrap().check()).unwrap_err();
-    assert_eq!(store_fault(&error), StoreFault::Denied);
+    assert!(
+        matches!(
+            &error,
+            DepotError::Right {
+                right: "s3:ListBucket",
+                ..
+            }
+        ),
+        "{error}"
+    );
     let text = format!("{} {error:?}", chain(&error));
     assert!(
         !text.contains("another-secret") && !text.contains("TESTACCESSKEY"),
@@ -123,6 +132,34 @@ fn wrong_keys_and_a_wrong_bucket_are_found_by_a_check() {
     wrong.bucket = "nothing".to_owned();
     let error = block_on(S3Depot::new(wrong).unwrap().check()).unwrap_err();
     assert_eq!(store_fault(&error), StoreFault::BucketMissing);
+}
+
+/// Each thing that a publication does is tried, and the right that is missing is named.
+#[test]
+fn a_right_that_is_missing_is_found_by_a_check() {
+    let server = Server::start();
+    let depot = depot(&server);
+    for (method, what, right) in [
+        ("PUT", "put", "s3:PutObject"),
+        ("GET", "read", "s3:GetObject"),
+        ("DELETE", "delete", "s3:DeleteObject"),
+    ] {
+        server.faults(move |seen| {
+            let is_it = seen.method == method && seen.path.contains("/.bryo/probe-");
+            is_it.then_some(Fault::Status(403, "AccessDenied"))
+        });
+        let error = block_on(depot.check()).unwrap_err();
+        let text = chain(&error);
+        assert!(
+            text.contains(right) && text.contains(&format!("may not {what}")),
+            "{text}"
+        );
+    }
+    // What the last one could not delete is deleted by the next one that can.
+    assert_eq!(server.keys(".bryo/").len(), 1);
+    server.no_faults();
+    block_on(depot.check()).unwrap();
+    assert_eq!(server.keys(".bryo/"), [""; 0]);
 }
 
 #[test]

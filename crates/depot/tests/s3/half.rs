@@ -160,35 +160,3 @@ fn objects_that_cannot_be_deleted_are_told() {
     server.no_faults();
     assert_eq!(publish(&depot, ("p", "1"), NEW).unwrap().removed, 1);
 }
-
-#[test]
-fn two_at_once_do_not_both_succeed() {
-    let server = Server::start();
-    let depot = depot(&server);
-    let (other, place) = (depot.clone(), ("p", "1"));
-    let mut begun = false;
-    server.faults(move |seen| {
-        if seen.path.ends_with("/a.css") && !std::mem::replace(&mut begun, true) {
-            let other = other.clone();
-            // Not on the server's own thread, which has to answer it.
-            let publication = std::thread::spawn(move || publish(&other, place, OLD));
-            return Some(Fault::Slow(wait_for_record(publication)));
-        }
-        None
-    });
-    let error = publish(&depot, place, NEW).unwrap_err();
-    assert!(
-        matches!(error.cause(), DepotError::Overtaken(_)),
-        "{}",
-        chain(&error)
-    );
-    assert!(
-        server.object("p/1/gone.html").is_some(),
-        "the loser deletes nothing"
-    );
-}
-
-/// The other publication needs a moment; how long does not matter for the result, only that it ends first.
-fn wait_for_record<T>(_: std::thread::JoinHandle<T>) -> std::time::Duration {
-    std::time::Duration::from_secs(2)
-}

@@ -11,5 +11,7 @@ mod faults;
 mod half;
 /// What only the real server can do.
 mod real;
+/// Two publications of one version at one time.
+mod together;
 /// What is there after a publication; told to both stores.
 mod whole;

@@ -47,6 +47,11 @@ impl Delegation {
         if let Some(found) = Self::from_surroundings(&own) {
             return Ok(found);
         }
+        if systemd::hands_over(&own).await
+            && let Some(found) = Self::take_over(&own)
+        {
+            return Ok(found);
+        }
         systemd::request_scope().await?;
         let scope = own_directory()?;
         Self::take_over(&scope)
@@ -90,7 +95,9 @@ impl Delegation {
     /// Makes a cgroup that we are in divisible: limits need a directory without processes of its own.
     fn take_over(own: &Path) -> Option<Self> {
         let me = std::process::id();
-        let others = members(own).into_iter().any(|pid| !descends(pid, me));
+        // A helper of ours (newuidmap) may end between two looks, and then has no parent: it is not somebody else.
+        let foreign = |pid| !descends(pid, me) && members(own).contains(&pid) && !descends(pid, me);
+        let others = members(own).into_iter().any(foreign);
         if others {
             // They are not ours to move. Jobs can still be told apart and killed, but not limited.
             return systemd_is_absent().then(|| Self {

@@ -69,6 +69,24 @@ impl JobCgroup {
         }
     }
 
+    /// Whether it could be made with these limits; for a slice without a delegation.
+    ///
+    /// # Errors
+    ///
+    /// As [`JobCgroup::create`].
+    pub(crate) fn check(
+        delegation: Option<&Delegation>,
+        limits: &Limits,
+        policy: LimitPolicy,
+        at: &[&Path],
+    ) -> Result<(), SandboxError> {
+        let has = |controller: &str| match delegation {
+            Some(delegation) => delegation.has(controller),
+            None => manager_has(controller),
+        };
+        Wanted::new(limits, policy, has, at).map(drop)
+    }
+
     /// Makes it as a slice of the user's systemd, for a Podman whose cgroups systemd manages.
     ///
     /// # Errors
@@ -80,10 +98,7 @@ impl JobCgroup {
         policy: LimitPolicy,
         at: &[&Path],
     ) -> Result<Self, SandboxError> {
-        let controllers = manager_dir().join("cgroup.controllers");
-        let available = fs::read_to_string(controllers).unwrap_or_default();
-        let has = |controller: &str| available.split_whitespace().any(|word| word == controller);
-        let wanted = Wanted::new(limits, policy, has, at)?.for_slice();
+        let wanted = Wanted::new(limits, policy, manager_has, at)?.for_slice();
         let slice = Slice::start(name, &wanted).await?;
         let dir = match slice.directory().await {
             Ok(dir) => dir,
@@ -207,6 +222,13 @@ impl JobCgroup {
         }
         left
     }
+}
+
+/// Whether the user's systemd can set limits of this kind.
+fn manager_has(controller: &str) -> bool {
+    let controllers = manager_dir().join("cgroup.controllers");
+    let available = fs::read_to_string(controllers).unwrap_or_default();
+    available.split_whitespace().any(|word| word == controller)
 }
 
 /// systemd makes the directory first and sets the limits, and with them the controllers' files, after that.

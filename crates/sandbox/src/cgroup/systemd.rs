@@ -1,6 +1,6 @@
 //! Asking the user's systemd for units, over D-Bus (org.freedesktop.systemd1(5)).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use zbus::{OwnedObjectPath, Variant};
@@ -30,6 +30,39 @@ trait Manager {
     ) -> zbus::Result<OwnedObjectPath>;
 
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+
+    #[zbus(name = "GetUnitByPID")]
+    fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Service",
+    default_service = "org.freedesktop.systemd1"
+)]
+trait Service {
+    #[zbus(property)]
+    fn delegate(&self) -> zbus::Result<bool>;
+
+    #[zbus(property)]
+    fn control_group(&self) -> zbus::Result<String>;
+}
+
+/// Whether this cgroup is that of a service to which the user's systemd has handed it. The mark that systemd makes on such
+/// cgroups is made by the system's manager alone: in a unit of a user it has to be asked.
+pub(super) async fn hands_over(own: &Path) -> bool {
+    let ask = async {
+        let manager = manager().await.ok()?;
+        let unit = manager.get_unit_by_pid(std::process::id()).await.ok()?;
+        let service = ServiceProxy::builder(manager.inner().connection())
+            .path(unit)
+            .build()
+            .await
+            .ok()?;
+        let at = service.control_group().await.ok()?;
+        (directory(&at) == own && service.delegate().await.ok()?).then_some(())
+    };
+    let asked = tokio::time::timeout(PATIENCE, ask).await;
+    asked.is_ok_and(|answer| answer.is_some())
 }
 
 async fn manager() -> Result<ManagerProxy<'static>, SandboxError> {
@@ -139,7 +172,7 @@ impl Slice {
     }
 
     /// The one whose cgroup this is, if it is one.
-    pub(super) fn at(dir: &std::path::Path) -> Option<Self> {
+    pub(super) fn at(dir: &Path) -> Option<Self> {
         let name = dir.file_name()?.to_str()?;
         let is_slice = name.ends_with(".slice") && dir.parent() == Some(&manager_dir());
         is_slice.then(|| Self {

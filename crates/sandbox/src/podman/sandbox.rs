@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bryo_model::{IdSlot, NetworkMode, ResourceUse};
+use bryo_model::{IdSlot, LimitPolicy, Limits, NetworkMode, ResourceUse};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -122,6 +122,21 @@ impl PodmanRuntime {
             return PodmanClient::connect(self.client.socket()).await;
         }
         Ok(self.client.clone())
+    }
+
+    /// Whether a container's cgroup can have these limits.
+    pub(crate) fn check_limits(
+        &self,
+        host: &Host,
+        limits: &Limits,
+        policy: LimitPolicy,
+        work: &Path,
+    ) -> Result<(), SandboxError> {
+        let delegation = match self.client.info().cgroup_manager {
+            CgroupManager::Cgroupfs => Some(&host.delegation),
+            CgroupManager::Systemd => None,
+        };
+        JobCgroup::check(delegation, limits, policy, &[work])
     }
 
     /// Makes the container, with its namespaces and limits; nothing of the job runs yet.

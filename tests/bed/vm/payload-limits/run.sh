@@ -1,10 +1,9 @@
 #!/bin/bash
-# run.sh (guest, root) - the stories that need a kernel which enforces limits: scripts/test-vm.sh adds `bryo` and
-# `busybox.tar` to this directory and boots it
+# run.sh (guest, root) - the stories that need a kernel which enforces limits, or a systemd: scripts/test-vm.sh adds `bryo`,
+# `bryo-stand-in`, `busybox.tar` and the agent's units to this directory and boots it
 #
 # limits.sh runs as the unprivileged user builder in each of the situations it knows, network.sh with each network
-# program. Results: $BED_OUT/*.json and
-# *.stderr of each job, and the log.
+# program, agent.sh as a user who has the agent as a service. Results: $BED_OUT/*.json and *.stderr of each job, and the log.
 set -uo pipefail
 install -m 755 "$BED_PAYLOAD/bryo" /usr/local/bin/bryo
 # root must not have the user's XDG_RUNTIME_DIR: even `crun --version` would leave a directory of root's in it
@@ -58,5 +57,12 @@ profile bryo-bed flags=(attach_disconnected,mediate_deleted) {
 END
 apparmor_parser --add /run/profile || bad=1
 builder env BED_OUT="$BED_OUT" BED_PAYLOAD="$BED_PAYLOAD" "$BED_PAYLOAD/apparmor.sh" || bad=1
+
+# -- the agent as a service. A user reads a journal of his own only where the journal is kept.
+install -m 755 "$BED_PAYLOAD/bryo-stand-in" /usr/local/bin/bryo-stand-in
+install -D -m 644 -t /usr/local/lib/systemd/user "$BED_PAYLOAD"/bryo-agent.{service,socket}
+mkdir -p /var/log/journal && printf '[Journal]\nStorage=persistent\n' > /etc/systemd/journald.conf.d/kept.conf
+systemctl restart systemd-journald && journalctl --flush || bad=1
+builder env BED_OUT="$BED_OUT" BED_PAYLOAD="$BED_PAYLOAD" timeout 600 "$BED_PAYLOAD/agent.sh" || bad=1
 if [ $bad = 0 ]; then echo "RESULT all good"; else echo "RESULT failures above"; fi
 exit $bad

@@ -1,0 +1,195 @@
+//! The last look before a publication is said to be complete: what is below the prefix is what was published, no more and
+//! no less.
+//!
+//! Objects are compared by key, size and entity tag, so that nothing is read. Tags are compared with those that the store
+//! gave when the objects were put, and only where both look like sums of the same kind: other stores may tell two tags of
+//! one object.
+
+use std::collections::HashMap;
+
+use super::api::{Kept, Listed};
+use super::plan::Planned;
+use super::prefix::Prefix;
+
+/// What a publication has put or left as it was, by key.
+#[derive(Debug, Default)]
+pub(crate) struct Published(HashMap<String, Object>);
+
+/// An object as it should be.
+#[derive(Debug)]
+struct Object {
+    file: Planned,
+    size: u64,
+    etag: Option<String>,
+}
+
+impl Published {
+    pub(crate) fn add(&mut self, file: Planned, size: u64, etag: Option<String>) {
+        let key = file.key.clone();
+        self.0.insert(key, Object { file, size, etag });
+    }
+
+    /// The keys of objects that are not as they were published, sorted: others, none, or such as should not be there.
+    /// `nested` are versions of their own, and `kept` is what could not be deleted.
+    pub(crate) fn odd(&self, objects: &[Listed], nested: &[Prefix], kept: &[Kept]) -> Vec<String> {
+        let foreign: Vec<_> = nested.iter().map(Prefix::keys).collect();
+        let expected = |key: &str| {
+            foreign.iter().any(|keys| key.starts_with(keys))
+                || kept.iter().any(|kept| kept.key == key)
+        };
+        let mut missing: HashMap<&str, &Object> = self
+            .0
+            .iter()
+            .map(|(key, object)| (&**key, object))
+            .collect();
+        let mut odd = Vec::new();
+        for there in objects {
+            let as_it_should_be = match missing.remove(&*there.key) {
+                Some(object) => {
+                    object.size == there.size
+                        && !contradict(object.etag.as_deref(), there.etag.as_deref())
+                }
+                None => expected(&there.key),
+            };
+            if !as_it_should_be {
+                odd.push(there.key.clone());
+            }
+        }
+        odd.extend(missing.into_keys().map(str::to_owned));
+        odd.sort();
+        odd
+    }
+
+    /// Takes these out again: the files that must be put once more, and the keys that are no file's.
+    pub(crate) fn take(&mut self, odd: Vec<String>) -> (Vec<Planned>, Vec<String>) {
+        let mut again = Vec::new();
+        let mut stale = Vec::new();
+        for key in odd {
+            match self.0.remove(&key) {
+                Some(object) => again.push(Planned {
+                    there: None,
+                    ..object.file
+                }),
+                None => stale.push(key),
+            }
+        }
+        again.sort_by_key(|file| file.phase);
+        (again, stale)
+    }
+}
+
+/// Whether two tags cannot be of the same content.
+fn contradict(one: Option<&str>, other: Option<&str>) -> bool {
+    match (one.and_then(sum), other.and_then(sum)) {
+        (Some((one, parts)), Some((other, of))) => parts == of && one != other,
+        _ => false,
+    }
+}
+
+/// A sum of 128 bits, and of how many parts.
+fn sum(tag: &str) -> Option<(&str, Option<&str>)> {
+    let (sum, parts) = match tag.split_once('-') {
+        Some((sum, parts)) => (sum, Some(parts)),
+        None => (tag, None),
+    };
+    let is_sum = sum.len() == 32 && sum.bytes().all(|b| b.is_ascii_hexdigit());
+    is_sum.then_some((sum, parts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::Phase;
+    use super::*;
+
+    const A: &str = "0cc175b9c0f1b6a831c399e269772661";
+    const B: &str = "92eb5ffee6ae2fec3ad71c777531578f";
+
+    fn listed(key: &str, size: u64, etag: &str) -> Listed {
+        Listed {
+            key: key.to_owned(),
+            size,
+            etag: Some(etag.to_owned()),
+        }
+    }
+
+    fn published() -> Published {
+        let mut published = Published::default();
+        for (key, phase, etag) in [
+            ("p/1/a.html", Phase::Pages, Some(A)),
+            ("p/1/b", Phase::Assets, None),
+        ] {
+            let file = Planned {
+                directory: 0,
+                file: 0,
+                key: key.to_owned(),
+                phase,
+                there: Some(A.to_owned()),
+            };
+            published.add(file, 1, etag.map(str::to_owned));
+        }
+        published
+    }
+
+    #[test]
+    fn what_is_odd_is_found() {
+        let whole = [listed("p/1/a.html", 1, A), listed("p/1/b", 1, B)];
+        let found = |objects: &[Listed]| published().odd(objects, &[], &[]);
+        assert_eq!(found(&whole), [""; 0]);
+        let another = [listed("p/1/a.html", 1, B), listed("p/1/b", 1, B)];
+        assert_eq!(found(&another), ["p/1/a.html"]);
+        let longer = [listed("p/1/a.html", 2, A), listed("p/1/b", 1, B)];
+        assert_eq!(found(&longer), ["p/1/a.html"]);
+        assert_eq!(found(&whole[..1]), ["p/1/b"]);
+        let more = [&[listed("p/1/0", 1, A)], &whole[..1]].concat();
+        assert_eq!(found(&more), ["p/1/0", "p/1/b"]);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_odd() {
+        let objects = [
+            listed("p/1/2/c", 1, A),
+            listed("p/1/a.html", 1, A),
+            listed("p/1/b", 1, B),
+            listed("p/1/stays", 1, B),
+        ];
+        let nested = [Prefix::of("p", "1/2").unwrap()];
+        let kept = || Kept {
+            key: "p/1/stays".to_owned(),
+            why: String::new(),
+        };
+        let odd = |nested: &[Prefix], kept: &[Kept]| published().odd(&objects, nested, kept);
+        assert_eq!(odd(&nested, &[kept()]), [""; 0]);
+        assert_eq!(odd(&nested, &[]), ["p/1/stays"]);
+        assert_eq!(odd(&[], &[kept()]), ["p/1/2/c"]);
+    }
+
+    #[test]
+    fn what_is_odd_is_put_again_pages_last() {
+        let mut published = published();
+        let odd = ["p/1/0", "p/1/a.html", "p/1/b"].map(str::to_owned);
+        let (again, stale) = published.take(odd.to_vec());
+        let keys: Vec<_> = again.iter().map(|file| &*file.key).collect();
+        assert_eq!(
+            (keys.as_slice(), stale.as_slice()),
+            (&["p/1/b", "p/1/a.html"][..], &odd[..1])
+        );
+        assert!(
+            again.iter().all(|file| file.there.is_none()),
+            "nothing is known of what is there"
+        );
+        assert!(published.0.is_empty());
+    }
+
+    #[test]
+    fn tags_that_are_no_sums_say_nothing() {
+        assert!(contradict(Some(A), Some(B)) && !contradict(Some(A), Some(A)));
+        for (one, other) in [
+            (Some(A), None),
+            (Some(A), Some("opaque")),
+            (Some(A), Some(&*format!("{B}-2"))),
+            (Some(&*format!("{A}-2")), Some(&*format!("{B}-3"))),
+        ] {
+            assert!(!contradict(one, other), "{one:?} {other:?}");
+        }
+    }
+}
