@@ -100,5 +100,7 @@ for lanes in 1 2 8 32; do
   each=$((rounds * 2 / lanes))
   parallel+=("parallel:$lanes:$((each < 2 ? 2 : each)):3")
 done
+for files in 2000 20000 60000; do "$BRYO_BENCH_AGENT" "$work" "source-memory:$files"; done
+"$BRYO_BENCH_AGENT" "$work" "source-update:20000:$((rounds < 15 ? rounds : 15))"
 "$BRYO_BENCH_AGENT" "$work" "warm:$((rounds * 2))" "podman:$rounds" "${parallel[@]}" "output:10:5" "output:100:5" \
   "cancel-crun:$((rounds * 7))" "cancel-podman:$((rounds * 7 / 2))"

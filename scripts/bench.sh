@@ -157,6 +157,34 @@ END
   done
   cat <<END
 
+## Sources
+
+A repository with 20 000 files and a new commit that changes ten of them, in each round; every way begins with what it had before
+that commit and ends with the whole tree of it. Files are on the disk. Git writes with as many workers as there are processors.
+
+| | median | 9/10 | to its baseline | processor time, to its baseline |
+|---|---:|---:|---:|---:|
+END
+  # shellcheck disable=SC2016  # Markdown's own quotes
+  {
+    beside source-worktree '`git fetch` + `git worktree add`' source-worktree
+    beside source-linked 'update and checkout, with an older checkout of the repository' source-worktree
+    beside source-written 'update and checkout, without one' source-worktree
+    beside source-clone '`git clone --depth 1`' source-clone
+    beside source-again 'the same commit again: fetch and checkout' source-clone
+  }
+  cat <<END
+
+What a process needs for itself, in MiB, while it fetches and checks out for the first time a tree of so many files of three KiB:
+
+| files | MiB |
+|---:|---:|
+END
+  for files in 2000 20000 60000; do
+    printf '| %s | %s |\n' "$files" "$(median "$work/results/source-memory-$files")"
+  done
+  cat <<END
+
 ## Why
 
 What is not in the run stage of bare crun and is in ours: the user namespace with subordinate ids (newuidmap and newgidmap,

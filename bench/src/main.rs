@@ -15,6 +15,8 @@ mod bare;
 mod measures;
 /// Hidden roles that the program plays for itself inside namespaces.
 mod roles;
+/// What a source costs, beside git.
+mod source;
 
 use std::error::Error;
 use std::io::Write;
@@ -50,9 +52,24 @@ fn bench() -> Outcome<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
+        let all: Vec<String> = args.map(|a| a.to_string_lossy().into_owned()).collect();
+        let (source, rest): (Vec<_>, Vec<_>) = all.iter().partition(|m| m.starts_with("source-"));
+        for measure in source {
+            let words: Vec<&str> = measure.split(':').collect();
+            match words[..] {
+                ["source-update", files, rounds] => {
+                    source::update(&work, files.parse()?, rounds.parse()?).await?;
+                }
+                ["source-memory", files] => source::memory(&work, files.parse()?).await?,
+                _ => return Err(format!("there is no measure {measure:?}").into()),
+            }
+        }
+        if rest.is_empty() {
+            return Ok(());
+        }
         let bench = Bench::prepare(work).await?;
-        for measure in args {
-            bench.take(&measure.to_string_lossy()).await?;
+        for measure in rest {
+            bench.take(measure).await?;
         }
         bench.end().await
     })

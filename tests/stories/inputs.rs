@@ -16,26 +16,6 @@ stories! {
         assert!(page.contains("<title>A small site</title>") && page.contains("mkdocs-material"), "{page}");
     }
 
-    fn git_log_works_inside(world) {
-        let repository = world.repository("succeeds");
-        repository.git(&["tag", "v1.0"]);
-        fs::write(repository.path().join("second"), "x").unwrap();
-        let second = repository.commit("the second change");
-        let image = world.image("mkdocs.tar");
-        let script = "cd /repo && git log --format=%s > /output/log && git rev-parse HEAD >> /output/log \
-                      && git describe --tags >> /output/log && git status --porcelain >> /output/log && \
-                      ! git config --get-regexp 'remote|url|credential'";
-        for user in ["image's own", "other"] {
-            let source = repository.path().to_str().unwrap();
-            let script = if user == "other" { format!("{script} && id -u >> /output/log") } else { script.to_owned() };
-            world.run(source, &["--image", &image, "--network", "none", "--", "sh", "-c", &script]).ended(0, "succeeded");
-            let log = fs::read_to_string(world.site().join("log")).unwrap();
-            let lines: Vec<_> = log.lines().collect();
-            assert_eq!(lines[..3], ["the second change", "the fixture", &second], "{log}");
-            assert!(lines[3].starts_with("v1.0-1-g"), "{log}");
-        }
-    }
-
     fn the_reference_decides_what_is_built(world) {
         let repository = world.repository("succeeds");
         let source = repository.path().to_str().unwrap().to_owned();

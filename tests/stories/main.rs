@@ -41,6 +41,8 @@ mod output;
 mod own_ids;
 /// Sources that not everybody may read, and those that nobody may.
 mod private;
+/// Repositories in jobs: what git finds in them, and those that mean harm.
+mod repositories;
 /// What a job leaves, and what is published of it.
 mod results;
 

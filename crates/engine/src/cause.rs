@@ -141,7 +141,13 @@ fn of_source(error: &SourceError) -> Verdict {
         Some(hint) => format!("{}; {hint}", chain(error)),
         None => chain(error),
     };
+    source_verdict(error, text)
+}
+
+fn source_verdict(error: &SourceError, text: String) -> Verdict {
     match error {
+        // Whose fault it is tells the reason; the text names the submodule.
+        SourceError::Submodule { source, .. } => source_verdict(source, text),
         SourceError::RepositoryMissing { .. }
         | SourceError::NotTheTop { .. }
         | SourceError::Foreign { .. }
@@ -151,7 +157,8 @@ fn of_source(error: &SourceError) -> Verdict {
             limit: ReachedLimit::Bytes(_) | ReachedLimit::Memory(_),
             ..
         }
-        | SourceError::RefusedTree { .. } => Verdict::Failed(Failure::SourceMissing(text)),
+        | SourceError::RefusedTree { .. }
+        | SourceError::BadAddress(_) => Verdict::Failed(Failure::SourceMissing(text)),
         SourceError::RefMissing { .. } | SourceError::SubDirMissing { .. } => {
             Verdict::Failed(Failure::RefMissing(text))
         }

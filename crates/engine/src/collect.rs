@@ -236,6 +236,8 @@ impl Caches {
                 .await
                 .map_err(CollectError::Task)?
                 .map_err(CollectError::Source)?;
+            // Only a help: a mirror that cannot be repacked is found damaged, and repaired, by whoever reads it.
+            let _ = self.source.repack().await;
         }
         if wish.images
             && self.images.has_leftovers()

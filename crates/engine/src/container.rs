@@ -5,13 +5,14 @@
 //! - the image's entrypoint and command run, or the job's command instead of both;
 //! - it starts in the sub-directory of the job, else in the image's working directory, else in `/repo`.
 
+use std::iter::once;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use bryo_image::{Image, ImageConfig};
 use bryo_model::{ContainerName, Failure, JobSpec};
 use bryo_sandbox::{Access, Mount, Network, Root, SandboxSpec, Selinux};
-use bryo_source::Checkout;
+use bryo_source::{Checkout, Submodule};
 
 use crate::outside;
 use crate::settings::NetworkSettings;
@@ -57,7 +58,13 @@ pub(crate) fn recipe(parts: Parts<'_>) -> Result<SandboxSpec, Failure> {
     Ok(SandboxSpec {
         name: ContainerName::of(parts.job.id),
         args: args(parts.job, config)?,
-        env: env(parts.job, config, parts.outside, parts.home),
+        env: env(
+            parts.job,
+            config,
+            parts.outside,
+            parts.home,
+            parts.checkout.submodules(),
+        ),
         cwd: cwd(parts.job, config),
         mounts: mounts(&parts),
         network: parts.network,
@@ -90,6 +97,7 @@ fn env(
     config: &ImageConfig,
     outside: &NetworkSettings,
     home: Option<&str>,
+    modules: &[Submodule],
 ) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = Vec::new();
     let mut set =
@@ -117,13 +125,19 @@ fn env(
     }
     // The source belongs to an id that the job does not have; git asks to be told that this is meant.
     // Respected from the environment since git 2.31; safe.directory(5) since 2.35.2.
+    // A file of the image would do the same for libgit2, but there is none that is not the image's own.
     if !env.iter().any(|(name, _)| name == "GIT_CONFIG_COUNT") {
-        for (name, value) in [
-            ("GIT_CONFIG_COUNT", "1"),
-            ("GIT_CONFIG_KEY_0", "safe.directory"),
-            ("GIT_CONFIG_VALUE_0", REPO),
-        ] {
-            env.push((name.to_owned(), value.to_owned()));
+        let below = |module: &Submodule| format!("{REPO}/{}", module.path());
+        let safe: Vec<String> = once(REPO.to_owned())
+            .chain(modules.iter().map(below))
+            .collect();
+        env.push(("GIT_CONFIG_COUNT".to_owned(), safe.len().to_string()));
+        for (number, place) in safe.into_iter().enumerate() {
+            env.push((
+                format!("GIT_CONFIG_KEY_{number}"),
+                "safe.directory".to_owned(),
+            ));
+            env.push((format!("GIT_CONFIG_VALUE_{number}"), place));
         }
     }
     env
@@ -148,12 +162,16 @@ fn mounts(parts: &Parts<'_>) -> Vec<Mount> {
         read(checkout.tree(), REPO.to_owned()),
         read(checkout.objects(), format!("{REPO}/.git/objects")),
         read(&refs(parts.work), format!("{REPO}/.git/packed-refs")),
-        Mount {
-            host: parts.output.clone(),
-            guest: PathBuf::from(OUTPUT),
-            access: Access::ReadWrite,
-        },
     ];
+    for module in checkout.submodules() {
+        let git = module.git_dir().display();
+        mounts.push(read(module.objects(), format!("{REPO}/{git}/objects")));
+    }
+    mounts.push(Mount {
+        host: parts.output.clone(),
+        guest: PathBuf::from(OUTPUT),
+        access: Access::ReadWrite,
+    });
     mounts.extend(outside::certificates(parts.outside, parts.work));
     mounts
 }

@@ -216,21 +216,21 @@ fn address(url: &GitUrl) {
     if url.scheme() != Scheme::Ssh {
         assert!(url.user().is_none(), "{text:?}");
     }
-    let at = (url.host(), url.port(), url.authority());
-    if let (Some(host), Some(port), Some(authority)) = at {
-        assert!(
-            port > 0 && !host.is_empty() && !host.starts_with('-'),
-            "{text:?}"
-        );
-        assert!(!host.contains(['/', '@', '%', '[', ']']), "{text:?}");
-        assert_eq!(host, host.to_ascii_lowercase(), "{text:?}");
-        assert!(
-            !authority.contains('@') && text.contains(authority),
-            "{text:?}"
-        );
-    } else {
-        assert_eq!(at, (None, None, None), "{text:?}");
-        assert_eq!(url.scheme(), Scheme::File, "{text:?}");
+    match (url.host(), url.port(), url.authority()) {
+        (None, None, None) => assert_eq!(url.scheme(), Scheme::File, "{text:?}"),
+        (Some(host), Some(port), Some(authority)) => {
+            assert!(
+                port > 0 && !host.is_empty() && !host.starts_with('-'),
+                "{text:?}"
+            );
+            assert!(!host.contains(['/', '@', '%', '[', ']']), "{text:?}");
+            assert_eq!(host, host.to_ascii_lowercase(), "{text:?}");
+            assert!(
+                !authority.contains('@') && text.contains(authority),
+                "{text:?}"
+            );
+        }
+        other => assert_eq!(other, (None, None, None), "{text:?}"),
     }
     let normalised = url.normalised();
     assert!(

@@ -3,6 +3,7 @@
 //! Why does a fetch already look for the checkout? When it is ready, the fetch takes the lock that keeps it, and the
 //! checkout has nothing left to do: the warm path is a handful of system calls, and no evictor can come in between.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -10,12 +11,14 @@ use std::sync::Arc;
 
 use bryo_model::{Amount, CommitId, GitRef, SourceLocation, SourceSpec, SubDir};
 
-use crate::checkout::{Checkout, Place};
+use crate::checkout::{Checkout, NotMade, Place};
 use crate::lock::{Access, Lock, TRY_AGAIN};
 use crate::mirror::{self, LockedMirror, Wanted};
+use crate::modules::Gathered;
 use crate::objects::{blocking, find_commit, open_mirror, require_subdir};
 use crate::origin::Origin;
-use crate::{Paths, SourceError, SourcePolicy, local};
+use crate::tree::Bounds;
+use crate::{Paths, RepositoryKey, SourceError, SourcePolicy, local};
 
 /// Is told how far a transfer or a checkout is.
 pub type Progress = Arc<dyn Fn(Amount) + Send + Sync>;
@@ -23,6 +26,9 @@ pub type Progress = Arc<dyn Fn(Amount) + Send + Sync>;
 /// Tells backup programs to leave a directory out; the first line is prescribed by <https://bford.info/cachedir/>.
 const CACHEDIR_TAG: &str =
     "Signature: 8a477f597d28d172789f06886806bc55\n# Made by Bryo; can be removed at any time.\n";
+
+/// The largest repositories that people work in have half as many.
+const MOST_ENTRIES: u64 = 1_000_000;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -34,7 +40,7 @@ pub struct SourceCache {
     policy: Arc<SourcePolicy>,
 }
 
-/// A commit that is in the cache.
+/// A commit that is in the cache, with its submodules.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     origin: Origin,
@@ -42,9 +48,16 @@ pub struct Fetched {
     description: String,
     was_cached: bool,
     notices: Vec<String>,
-    ready: Option<Checkout>,
+    tree: FetchedTree,
     /// The mirror's use: held, it stays.
     mirror: Arc<Lock>,
+}
+
+/// What a checkout begins with.
+#[derive(Clone, Debug)]
+enum FetchedTree {
+    Ready(Box<Checkout>),
+    ToMake(Arc<Gathered>),
 }
 
 impl Fetched {
@@ -66,6 +79,10 @@ impl Fetched {
         self.was_cached
     }
 
+    pub(crate) fn hold(&self) -> Arc<Lock> {
+        Arc::clone(&self.mirror)
+    }
+
     /// What the user should know about the fetch.
     #[must_use]
     pub fn notices(&self) -> &[String] {
@@ -75,10 +92,22 @@ impl Fetched {
 
 /// A [`SourceSpec`] that knows its mirror.
 #[derive(Clone, Debug)]
-struct Request {
-    origin: Origin,
-    wanted: Wanted,
-    subdir: Option<SubDir>,
+pub(crate) struct Request {
+    pub(crate) origin: Origin,
+    pub(crate) wanted: Wanted,
+    pub(crate) subdir: Option<SubDir>,
+}
+
+/// A commit that is in its mirror.
+#[derive(Clone, Debug)]
+pub(crate) struct Obtained {
+    pub(crate) origin: Origin,
+    pub(crate) commit: CommitId,
+    pub(crate) description: String,
+    pub(crate) was_cached: bool,
+    pub(crate) notices: Vec<String>,
+    pub(crate) ready: Option<Checkout>,
+    pub(crate) mirror: Arc<Lock>,
 }
 
 impl SourceCache {
@@ -129,43 +158,100 @@ impl SourceCache {
         &self.boot
     }
 
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds {
+            entries: MOST_ENTRIES,
+            bytes: self.policy.limits.bytes,
+        }
+    }
+
+    pub(crate) fn policy(&self) -> &Arc<SourcePolicy> {
+        &self.policy
+    }
+
     /// Where everything is.
     #[must_use]
     pub fn paths(&self) -> &Paths {
         &self.paths
     }
 
-    /// Brings the commit that a source names into the cache.
+    /// Brings the commit that a source names into the cache, and what its submodules have at it.
     ///
     /// A full commit id that is there already needs no network; a branch, a tag and the default branch of a remote ask
     /// it each time. Dropping the future kills git and leaves the mirror to the next fetch.
     ///
     /// # Errors
     ///
-    /// Any [`SourceError`] but [`SourceError::RefusedTree`].
+    /// Any [`SourceError`].
     pub async fn fetch(
         &self,
         source: &SourceSpec,
         progress: Progress,
     ) -> Result<Fetched, SourceError> {
-        self.find_or_fetch(source, &progress)
+        self.fetch_all(source, &progress)
             .await
             .map_err(|e| e.in_cache(self.paths.root()))
     }
 
-    async fn find_or_fetch(
+    async fn fetch_all(
         &self,
         source: &SourceSpec,
         progress: &Progress,
     ) -> Result<Fetched, SourceError> {
-        let (source, policy) = (source.clone(), Arc::clone(&self.policy));
-        let request = blocking(move || request(&source, &policy)).await?;
+        let request = match source.location {
+            SourceLocation::Local(_) => {
+                let (source, policy) = (source.clone(), Arc::clone(&self.policy));
+                blocking(move || request(&source, &policy)).await?
+            }
+            SourceLocation::Remote(_) => request(source, &self.policy)?,
+        };
+        let got = self.obtain(request, progress).await?;
+        let ready = match got.ready {
+            Some(ready) => Some(ready),
+            None => {
+                let place = Place::new(&self.paths, &got.origin.key, got.commit.clone());
+                let boot = self.boot.clone();
+                blocking(move || place.try_open(&boot)).await?
+            }
+        };
+        let tree = match ready {
+            Some(ready) => FetchedTree::Ready(Box::new(ready)),
+            None => {
+                let gathered = self.gather(&got.origin, &got.commit, progress).await?;
+                FetchedTree::ToMake(Arc::new(gathered))
+            }
+        };
+        let mut fetched = Fetched {
+            origin: got.origin,
+            commit: got.commit,
+            description: got.description,
+            was_cached: got.was_cached,
+            notices: got.notices,
+            mirror: got.mirror,
+            tree,
+        };
+        if let FetchedTree::ToMake(gathered) = &fetched.tree {
+            fetched.was_cached &= gathered.was_cached;
+            fetched.notices.extend(gathered.notices.iter().cloned());
+        }
+        Ok(fetched)
+    }
+
+    /// Brings one commit of one repository into its mirror.
+    pub(crate) async fn obtain(
+        &self,
+        request: Request,
+        progress: &Progress,
+    ) -> Result<Obtained, SourceError> {
         let used = self.paths.mirror_use(&request.origin.key);
         let mirror = Arc::new(Lock::acquire(&used, Access::Shared).await?);
         mirror.touch();
+        if let Some(obtained) = self.find_ready(&request, &mirror)? {
+            return Ok(obtained);
+        }
         let (cache, hold) = (self.clone(), Arc::clone(&mirror));
         match blocking(move || cache.look(request, hold)).await? {
-            Looked::Here(fetched) => Ok(*fetched),
+            Looked::Here(obtained) => Ok(*obtained),
             Looked::ToFetch(request) => self.update(*request, mirror, progress).await,
         }
     }
@@ -180,14 +266,44 @@ impl SourceCache {
         fetched: &Fetched,
         progress: Progress,
     ) -> Result<Checkout, SourceError> {
-        let checkout = match &fetched.ready {
-            Some(ready) => ready.clone(),
-            None => self
-                .make_checkout(fetched, &progress)
+        let checkout = match &fetched.tree {
+            FetchedTree::Ready(ready) => Checkout::clone(ready),
+            FetchedTree::ToMake(gathered) => self
+                .make_checkout(fetched, gathered, &progress)
                 .await
                 .map_err(|e| e.in_cache(self.paths.root()))?,
         };
-        Ok(checkout.using(&fetched.mirror))
+        Ok(checkout.using([Arc::clone(&fetched.mirror)]))
+    }
+
+    /// A commit whose checkout is ready. It takes a handful of system calls, which cost less than another thread to make them.
+    fn find_ready(
+        &self,
+        request: &Request,
+        hold: &Arc<Lock>,
+    ) -> Result<Option<Obtained>, SourceError> {
+        let Request {
+            origin,
+            wanted: Wanted::Commit { id, description },
+            subdir: None,
+        } = request
+        else {
+            return Ok(None);
+        };
+        if !mirror::has_stamp(&self.paths.mirror(&origin.key), origin) {
+            return Ok(None);
+        }
+        let place = Place::new(&self.paths, &origin.key, id.clone());
+        let ready = place.try_open(&self.boot)?;
+        Ok(ready.map(|ready| Obtained {
+            commit: id.clone(),
+            description: description.clone(),
+            was_cached: true,
+            notices: Vec::new(),
+            ready: Some(ready),
+            mirror: Arc::clone(hold),
+            origin: origin.clone(),
+        }))
     }
 
     /// All that can be known without git: which commit a local source means, and whether the cache has it.
@@ -222,7 +338,7 @@ impl SourceCache {
                 other => other?,
             }
         }
-        Ok(Looked::Here(Box::new(Fetched {
+        Ok(Looked::Here(Box::new(Obtained {
             commit,
             description: description.clone(),
             was_cached: true,
@@ -239,7 +355,7 @@ impl SourceCache {
         request: Request,
         hold: Arc<Lock>,
         progress: &Progress,
-    ) -> Result<Fetched, SourceError> {
+    ) -> Result<Obtained, SourceError> {
         let Request {
             origin,
             wanted,
@@ -280,7 +396,7 @@ impl SourceCache {
             }
             other => other?,
         };
-        Ok(Fetched {
+        Ok(Obtained {
             commit: resolved.commit,
             description: resolved.description,
             was_cached,
@@ -294,29 +410,35 @@ impl SourceCache {
     async fn make_checkout(
         &self,
         fetched: &Fetched,
+        gathered: &Arc<Gathered>,
         progress: &Progress,
     ) -> Result<Checkout, SourceError> {
-        let key = &fetched.origin.key;
-        let place = Place::new(&self.paths, key, fetched.commit.clone());
-        let mut repairs = Vec::new();
+        let whole = &gathered.contents.parts[0].0;
+        let place = Place::new(&self.paths, whole, fetched.commit.clone());
+        let mut repairs: BTreeMap<&RepositoryKey, String> = BTreeMap::new();
         loop {
             let shared = place.lock(Access::Shared).await?;
-            if let Some(mut checkout) = place.open(shared, &self.boot) {
-                checkout.notices.extend(repairs);
-                return Ok(checkout);
+            if let Some(mut checkout) = place.open(shared, &self.boot)? {
+                checkout.notices.extend(repairs.into_values());
+                return Ok(checkout.using(gathered.holds.iter().cloned()));
             }
             // Whoever is faster will hold it as long as its job runs: that is not to be waited for, but used.
             let Some(alone) = place.try_lock(Access::Exclusive)? else {
                 tokio::time::sleep(TRY_AGAIN).await;
                 continue;
             };
-            match self.make(&place, alone, fetched, progress).await {
+            match self.make(&place, alone, gathered, progress).await? {
                 Ok(()) => {}
-                Err(SourceError::Corrupt { .. }) if repairs.is_empty() => {
-                    self.repair(fetched, progress).await?;
-                    repairs.push(repaired(&fetched.origin));
+                Err(NotMade { part, error }) => {
+                    let (origin, (key, damaged)) =
+                        (&gathered.origins[part], &gathered.contents.parts[part]);
+                    let corrupt = matches!(error, SourceError::Corrupt { .. });
+                    if !corrupt || repairs.contains_key(key) {
+                        return Err(error);
+                    }
+                    self.repair(origin, &damaged.commit, progress).await?;
+                    repairs.insert(key, repaired(origin));
                 }
-                Err(e) => return Err(e),
             }
         }
     }
@@ -326,27 +448,58 @@ impl SourceCache {
         &self,
         place: &Place,
         alone: Lock,
-        fetched: &Fetched,
+        gathered: &Arc<Gathered>,
         progress: &Progress,
-    ) -> Result<(), SourceError> {
-        let mirror_lock = self.paths.mirror_lock(&fetched.origin.key);
-        let steady = Lock::acquire(&mirror_lock, Access::Shared).await?;
+    ) -> Result<Result<(), NotMade>, SourceError> {
+        let steady = self.steady(gathered).await?;
         let (place, boot, progress) = (place.clone(), self.boot.clone(), Arc::clone(progress));
-        let location = fetched.origin.location.clone();
+        let (gathered, bounds) = (Arc::clone(gathered), self.bounds());
         blocking(move || {
-            let made = place.make(&boot, &location, &progress);
+            let made = place.make(&boot, &gathered.contents, bounds, &progress);
             drop((alone, steady));
-            made
+            Ok(made)
         })
         .await
     }
 
-    async fn repair(&self, fetched: &Fetched, progress: &Progress) -> Result<(), SourceError> {
-        let mirror = LockedMirror::acquire(&self.paths, &fetched.origin).await?;
+    /// The locks of all mirrors, shared: nobody changes one of them.
+    pub(crate) async fn steady(&self, gathered: &Gathered) -> Result<Vec<Lock>, SourceError> {
+        let keys: BTreeSet<&RepositoryKey> =
+            gathered.contents.parts.iter().map(|(key, _)| key).collect();
+        let mut steady = Vec::new();
+        for key in keys {
+            steady.push(Lock::acquire(&self.paths.mirror_lock(key), Access::Shared).await?);
+        }
+        Ok(steady)
+    }
+
+    /// What a tree of a fetched commit is made of.
+    pub(crate) async fn gathered(
+        &self,
+        fetched: &Fetched,
+        progress: &Progress,
+    ) -> Result<Arc<Gathered>, SourceError> {
+        match &fetched.tree {
+            FetchedTree::ToMake(gathered) => Ok(Arc::clone(gathered)),
+            FetchedTree::Ready(_) => {
+                let all = self.gather(&fetched.origin, &fetched.commit, progress);
+                all.await.map(Arc::new)
+            }
+        }
+    }
+
+    /// Makes a mirror again, with this commit.
+    pub(crate) async fn repair(
+        &self,
+        origin: &Origin,
+        commit: &CommitId,
+        progress: &Progress,
+    ) -> Result<(), SourceError> {
+        let mirror = LockedMirror::acquire(&self.paths, origin).await?;
         mirror.discard().await?;
         let wanted = Wanted::Commit {
-            id: fetched.commit.clone(),
-            description: fetched.description.clone(),
+            id: commit.clone(),
+            description: commit.short().to_owned(),
         };
         mirror.fetch(&wanted, progress).await.map(drop)
     }
@@ -354,7 +507,7 @@ impl SourceCache {
 
 #[derive(Debug)]
 enum Looked {
-    Here(Box<Fetched>),
+    Here(Box<Obtained>),
     ToFetch(Box<Request>),
 }
 
@@ -405,7 +558,7 @@ fn mirror_path(cache: &SourceCache, origin: &Origin) -> PathBuf {
     cache.paths.mirror(&origin.key)
 }
 
-fn repaired(origin: &Origin) -> String {
+pub(crate) fn repaired(origin: &Origin) -> String {
     format!(
         "the cached copy of {} was damaged and has been made again",
         origin.location

@@ -3,24 +3,31 @@
 //! A checkout goes through three states: being made (`tree.new`, under the exclusive lock), complete (`tree`), and
 //! ready (`ready` beside it). Only ready ones are given out, and a ready one is never touched again.
 //!
+//! Submodules are in the same tree. Their commits are fixed by the commit of the whole, so the commit is the name of it
+//! all; the marker tells what a tree was made of, and a marker of an earlier version makes no tree ready.
+//!
 //! Why does the marker name the boot? Writing out 20 000 files to the disk costs more than making them. Instead nothing
 //! is synced, and a checkout that was made before the last start of the machine is made again.
 //!
+//! Why does it name the mirrors' marks? The tree is whole without them, but `git log` in it is not: a mirror that was made
+//! again may lack commits that nothing leads to any more.
+//!
 //! Why are files dated with the time of the checkout? Git does the same, and generators that care ask `git log`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use bryo_model::{Amount, CommitId};
-use git2::build::CheckoutBuilder;
-use git2::{ErrorClass, Oid, Repository};
+use bryo_model::CommitId;
+use git2::Oid;
 use serde::{Deserialize, Serialize};
 
 use crate::lock::{Access, Lock, TRY_AGAIN};
 use crate::mirror::{self, remove_all, replace};
-use crate::objects::{damaged, is_full};
+use crate::tree::{self, Base, Bounds, Kind, Part, To};
 use crate::{Paths, Progress, RepositoryKey, SourceError, dot_git};
 
 /// A ready tree. While it lives, nobody removes it.
@@ -29,16 +36,54 @@ pub struct Checkout {
     pub(crate) place: Place,
     pub(crate) notices: Vec<String>,
     pub(crate) hold: Arc<Lock>,
-    /// Its objects are the mirror's.
-    mirror: Option<Arc<Lock>>,
+    modules: Vec<Submodule>,
+    /// The mirrors that its objects are in.
+    mirrors: Vec<Arc<Lock>>,
+}
+
+/// A submodule of a checkout, with a repository of its own below the `.git` of the whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submodule {
+    path: String,
+    git_dir: PathBuf,
+    objects: PathBuf,
+    commit: CommitId,
+}
+
+impl Submodule {
+    /// Where its files are, from the top of the tree.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Where its repository is, from the top of the tree.
+    #[must_use]
+    pub fn git_dir(&self) -> &Path {
+        &self.git_dir
+    }
+
+    /// Its mirror's objects: to be mounted read-only over `objects` of its repository.
+    #[must_use]
+    pub fn objects(&self) -> &Path {
+        &self.objects
+    }
+
+    /// Its commit.
+    #[must_use]
+    pub fn commit(&self) -> &CommitId {
+        &self.commit
+    }
 }
 
 impl Checkout {
-    /// It is used now, and so is its mirror: that one last, so that it never looks older than its checkout.
-    pub(crate) fn using(mut self, mirror: &Arc<Lock>) -> Self {
+    /// It is used now, and so are its mirrors: they last, so that they never look older than their checkout.
+    pub(crate) fn using(mut self, mirrors: impl IntoIterator<Item = Arc<Lock>>) -> Self {
         self.hold.touch();
-        mirror.touch();
-        self.mirror = Some(Arc::clone(mirror));
+        self.mirrors.extend(mirrors);
+        for mirror in &self.mirrors {
+            mirror.touch();
+        }
         self
     }
 
@@ -69,6 +114,12 @@ impl Checkout {
         &self.place.commit
     }
 
+    /// Its submodules, those of submodules included.
+    #[must_use]
+    pub fn submodules(&self) -> &[Submodule] {
+        &self.modules
+    }
+
     /// What the user should know: parts that are not there, a cache that was repaired.
     #[must_use]
     pub fn notices(&self) -> &[String] {
@@ -80,23 +131,53 @@ impl Checkout {
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) commit: CommitId,
+    pub(crate) key: RepositoryKey,
     dir: PathBuf,
     pub(crate) lock: PathBuf,
-    mirror: PathBuf,
     tree: PathBuf,
     objects: PathBuf,
     refs: PathBuf,
+    paths: Paths,
 }
 
 /// The marker on disk.
 #[derive(Debug, Serialize, Deserialize)]
-struct Ready {
+pub(crate) struct Ready {
     version: u32,
     boot: String,
-    notices: Vec<String>,
+    pub(crate) notices: Vec<String>,
+    /// The whole first, then its submodules in the order of their numbers.
+    parts: Vec<ReadyPart>,
 }
 
-const VERSION: u32 = 1;
+#[derive(Debug, Serialize, Deserialize)]
+struct ReadyPart {
+    path: String,
+    commit: CommitId,
+    /// The mirror's name, and [`mirror::mark`] of it.
+    mirror: String,
+    mark: String,
+}
+
+const VERSION: u32 = 2;
+
+/// What a checkout is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Contents {
+    /// The whole first, each before those that are in it.
+    pub(crate) parts: Vec<(RepositoryKey, Part)>,
+    pub(crate) notices: Vec<String>,
+    /// Submodules that are not among them, with a notice that says why.
+    pub(crate) left_out: Vec<String>,
+}
+
+/// A checkout could not be made.
+#[derive(Debug)]
+pub(crate) struct NotMade {
+    /// The number of the part that is at fault.
+    pub(crate) part: usize,
+    pub(crate) error: SourceError,
+}
 
 impl Place {
     pub(crate) fn new(paths: &Paths, key: &RepositoryKey, commit: CommitId) -> Self {
@@ -104,11 +185,12 @@ impl Place {
         let mirror = paths.mirror(key);
         Self {
             commit,
+            key: key.clone(),
             lock: dir.join("lock"),
             tree: dir.join("tree"),
             objects: mirror.join("objects"),
             refs: mirror::refs_file(&mirror),
-            mirror,
+            paths: paths.clone(),
             dir,
         }
     }
@@ -145,169 +227,294 @@ impl Place {
             return Ok(None);
         }
         match Lock::try_acquire(&self.lock, Access::Shared) {
-            Ok(Some(lock)) => Ok(self.open(lock, boot)),
+            Ok(Some(lock)) => self.open(lock, boot),
             Ok(None) => Ok(None),
             Err(e) if is_gone(&e) => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// The checkout, if it is ready. The lock is what the caller holds, shared.
-    pub(crate) fn open(&self, lock: Lock, boot: &str) -> Option<Checkout> {
-        let ready = self.ready(boot)?;
-        Some(Checkout {
+    /// The checkout, if it is ready. The lock is what the caller holds, shared; the mirrors of its submodules are locked
+    /// before they are looked at.
+    pub(crate) fn open(&self, lock: Lock, boot: &str) -> Result<Option<Checkout>, SourceError> {
+        let Some(ready) = self.marker(boot) else {
+            return Ok(None);
+        };
+        let mut mirrors: BTreeMap<&str, Arc<Lock>> = BTreeMap::new();
+        let mut modules = Vec::new();
+        for (number, part) in ready.parts.iter().enumerate().skip(1) {
+            let key = RepositoryKey::named(&part.mirror);
+            if !mirrors.contains_key(&*part.mirror) {
+                let used = self.paths.mirror_use(&key);
+                let Some(lock) = Lock::try_acquire(&used, Access::Shared)? else {
+                    return Ok(None);
+                };
+                mirrors.insert(&part.mirror, Arc::new(lock));
+            }
+            modules.push(Submodule {
+                path: part.path.clone(),
+                git_dir: dot_git::place(number),
+                objects: self.paths.mirror(&key).join("objects"),
+                commit: part.commit.clone(),
+            });
+        }
+        if !self.has_mirrors(&ready) {
+            return Ok(None);
+        }
+        Ok(Some(Checkout {
             place: self.clone(),
-            notices: ready.notices,
+            modules,
+            mirrors: mirrors.into_values().collect(),
             hold: Arc::new(lock),
-            mirror: None,
-        })
+            notices: ready.notices,
+        }))
     }
 
     /// Whether it can be used as it is.
     pub(crate) fn is_ready(&self, boot: &str) -> bool {
-        self.ready(boot).is_some()
+        self.marker(boot)
+            .is_some_and(|ready| self.has_mirrors(&ready))
     }
 
-    fn ready(&self, boot: &str) -> Option<Ready> {
+    /// The marker, if it is of this boot and this version.
+    fn marker(&self, boot: &str) -> Option<Ready> {
         let text = fs::read(self.dir.join("ready")).ok()?;
         // A marker that cannot be read is none: the checkout is made again.
         let ready: Ready = serde_json::from_slice(&text).ok()?;
-        let fresh = ready.version == VERSION && ready.boot == boot;
-        (fresh && self.objects.exists() && self.refs.exists()).then_some(ready)
+        (ready.version == VERSION && ready.boot == boot).then_some(ready)
     }
 
-    /// Makes it, unless it is ready. The caller holds its lock exclusively and the mirror's shared.
+    /// Whether all mirrors are those that it was made from.
+    fn has_mirrors(&self, ready: &Ready) -> bool {
+        let known = |part: &ReadyPart| {
+            let path = self.paths.mirror(&RepositoryKey::named(&part.mirror));
+            mirror::mark(&path).is_some_and(|mark| mark == part.mark)
+                && path.join("objects").exists()
+        };
+        self.refs.exists() && ready.parts.iter().all(known)
+    }
+
+    /// Makes it, unless it is ready. The caller holds its lock exclusively and those of the mirrors shared.
     pub(crate) fn make(
         &self,
         boot: &str,
-        location: &str,
+        contents: &Contents,
+        bounds: Bounds,
         progress: &Progress,
-    ) -> Result<(), SourceError> {
-        if self.ready(boot).is_some() {
+    ) -> Result<(), NotMade> {
+        let whole = |error| NotMade { part: 0, error };
+        if self.is_ready(boot) {
             return Ok(());
         }
         let marker = self.dir.join("ready");
         let new = self.dir.join("tree.new");
         match fs::remove_file(&marker) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(SourceError::io(&marker)(e));
+                return Err(whole(SourceError::io(&marker)(e)));
             }
             _ => {}
         }
-        remove_all(&new)?;
-        remove_all(&self.tree)?;
-        let notices = self.write_tree(&new, location, progress).inspect_err(|_| {
+        remove_all(&new).map_err(whole)?;
+        remove_all(&self.tree).map_err(whole)?;
+        let base = self.base(boot);
+        let writing = Writing {
+            paths: &self.paths,
+            contents,
+            bounds,
+            base: base.as_ref(),
+            objects: None,
+        };
+        let ready = writing.write(&new, boot, progress).inspect_err(|_| {
             // The cause is what the caller must see; what stays is removed by the next attempt.
             let _ = fs::remove_dir_all(&new);
         })?;
-        fs::rename(&new, &self.tree).map_err(SourceError::io(&self.tree))?;
-        let ready = Ready {
-            version: VERSION,
-            boot: boot.to_owned(),
-            notices,
+        let finish = || {
+            fs::rename(&new, &self.tree).map_err(SourceError::io(&self.tree))?;
+            let text =
+                serde_json::to_vec(&ready).map_err(|e| SourceError::io(&marker)(e.into()))?;
+            replace(&marker, &text)
         };
-        let text = serde_json::to_vec(&ready).map_err(|e| SourceError::io(&marker)(e.into()))?;
-        replace(&marker, &text)
+        finish().map_err(whole)
     }
 
-    fn write_tree(
-        &self,
-        new: &Path,
-        location: &str,
-        progress: &Progress,
-    ) -> Result<Vec<String>, SourceError> {
-        fs::DirBuilder::new()
-            .mode(0o755)
-            .create(new)
-            .map_err(SourceError::io(new))?;
-        let masked = mode(new)? != 0o755;
-        dot_git::write(new, &self.commit, &self.mirror)?;
-        let failed = |e: git2::Error| self.cause(&e, location);
-        // An absolute path, or libgit2 looks for the objects beside the process.
-        let new = new.canonicalize().map_err(SourceError::io(new))?;
-        let objects = self
-            .objects
-            .canonicalize()
-            .map_err(SourceError::io(&self.objects))?;
-        let repository = Repository::open(&new).map_err(failed)?;
-        let odb = repository.odb().map_err(failed)?;
-        odb.add_disk_alternate(&objects.to_string_lossy())
-            .map_err(failed)?;
-        let oid = Oid::from_str(self.commit.as_str()).map_err(failed)?;
-        let commit = repository.find_commit(oid).map_err(failed)?;
-
-        let mut step = 0;
-        let mut builder = CheckoutBuilder::new();
-        builder
-            .force()
-            .disable_filters(true)
-            .dir_perm(0o755)
-            .progress(|_, done, total| {
-                // A hundred steps are enough for any bar.
-                if done >= step || done == total {
-                    step = done + total / 100 + 1;
-                    progress(Amount::Items {
-                        done: u64::try_from(done).unwrap_or(u64::MAX),
-                        total: u64::try_from(total).unwrap_or(u64::MAX),
-                    });
-                }
-            });
-        repository
-            .checkout_tree(commit.as_object(), Some(&mut builder))
-            .map_err(failed)?;
-        drop(builder);
-        let notices = notices(&repository).map_err(failed)?;
-        if masked {
-            unmask(&new)?;
-        }
-        let index = new.join(".git/index");
-        fs::set_permissions(&index, fs::Permissions::from_mode(0o644))
-            .map_err(SourceError::io(&index))?;
-        dot_git::settle_index(&new)?;
-        Ok(notices)
-    }
-
-    /// What libgit2's error means for a tree: its class tells whether objects, the disk or the tree itself is at fault.
-    fn cause(&self, error: &git2::Error, location: &str) -> SourceError {
-        let refused = matches!(
-            error.class(),
-            ErrorClass::Checkout | ErrorClass::Index | ErrorClass::Filesystem
-        );
-        match error.class() {
-            _ if is_full(error) => SourceError::DiskFull {
-                path: self.dir.clone(),
-            },
-            _ if refused => SourceError::RefusedTree {
-                commit: self.commit.clone(),
-                detail: error.message().to_owned(),
-            },
-            ErrorClass::Os => SourceError::Io {
-                path: self.dir.clone(),
-                source: std::io::Error::other(error.message().to_owned()),
-            },
-            _ => damaged(error, location),
-        }
+    /// The checkout of the same repository that was made last, held until this one is made.
+    fn base(&self, boot: &str) -> Option<Made> {
+        let commits = fs::read_dir(self.dir.parent()?).ok()?.flatten();
+        let mut found: Vec<_> = commits
+            .filter_map(|entry| {
+                let commit: CommitId = entry.file_name().to_str()?.parse().ok()?;
+                let made = entry
+                    .path()
+                    .join("ready")
+                    .metadata()
+                    .ok()?
+                    .modified()
+                    .ok()?;
+                (commit != self.commit).then_some((made, commit))
+            })
+            .collect();
+        found.sort();
+        // Those that are being removed or made just now are no loss.
+        found
+            .into_iter()
+            .rev()
+            .take(MOST_BASES)
+            .find_map(|(_, commit)| {
+                let place = Self::new(&self.paths, &self.key, commit);
+                let checkout = place.try_open(boot).ok()??;
+                let ready = place.marker(boot)?;
+                Some(Made { ready, checkout })
+            })
     }
 }
 
-/// What is not there although the repository speaks of it.
-fn notices(repository: &Repository) -> Result<Vec<String>, git2::Error> {
-    const SUBMODULE: u32 = 0o160_000;
-    let mut notices = Vec::new();
-    let mut lfs = false;
-    for entry in repository.index()?.iter() {
-        let path = String::from_utf8_lossy(&entry.path);
-        if entry.mode == SUBMODULE {
-            notices.push(format!("submodule {path} is not fetched"));
-        } else if !lfs && (path == ".gitattributes" || path.ends_with("/.gitattributes")) {
-            let blob = repository.find_blob(entry.id)?;
-            lfs = String::from_utf8_lossy(blob.content()).contains("filter=lfs");
+/// A tree that is being written.
+pub(crate) struct Writing<'a> {
+    pub(crate) paths: &'a Paths,
+    pub(crate) contents: &'a Contents,
+    pub(crate) bounds: Bounds,
+    /// What may be linked to: never for a tree that somebody can write to.
+    base: Option<&'a Made>,
+    /// For a tree that somebody can write to: where its repositories will see the objects of a mirror.
+    objects: Option<&'a dyn Fn(&RepositoryKey) -> PathBuf>,
+}
+
+impl<'a> Writing<'a> {
+    /// A tree of its own.
+    pub(crate) fn own(
+        paths: &'a Paths,
+        contents: &'a Contents,
+        bounds: Bounds,
+        objects: &'a dyn Fn(&RepositoryKey) -> PathBuf,
+    ) -> Self {
+        Self {
+            paths,
+            contents,
+            bounds,
+            base: None,
+            objects: Some(objects),
         }
     }
-    if lfs {
-        notices.push("files kept in Git LFS are not fetched: the tree has their pointers".into());
+
+    pub(crate) fn write(
+        &self,
+        new: &Path,
+        boot: &str,
+        progress: &Progress,
+    ) -> Result<Ready, NotMade> {
+        let (contents, bounds) = (self.contents, self.bounds);
+        let whole = |error| NotMade { part: 0, error };
+        fs::DirBuilder::new()
+            .mode(0o755)
+            .create(new)
+            .map_err(|e| whole(SourceError::io(new)(e)))?;
+        let masked = mode(new).map_err(whole)? != 0o755;
+        let room = AtomicU64::new(bounds.bytes);
+        let mut left = bounds.entries;
+        let mut parts = Vec::new();
+        let (mut lfs, mut empty) = (false, Vec::new());
+        for (number, (key, part)) in contents.parts.iter().enumerate() {
+            let mirror = self.paths.mirror(key);
+            let mut one = || {
+                let mark = mirror::mark(&mirror).ok_or_else(|| SourceError::Corrupt {
+                    location: part.location.clone(),
+                    detail: "it has no configuration".to_owned(),
+                })?;
+                let beside = self.base.and_then(|base| base.of(key, &part.prefix));
+                let objects = mirror.join("objects");
+                let bounds = Bounds {
+                    entries: left,
+                    ..bounds
+                };
+                let plan =
+                    tree::plan(part, &objects, beside.as_ref().map(|(oid, _)| *oid), bounds)?;
+                let found = plan.dirs.len() + plan.entries.len();
+                left = left.saturating_sub(u64::try_from(found).unwrap_or(u64::MAX));
+                lfs |= plan.mentions_lfs;
+                let modules = plan.entries.iter().filter(|e| e.kind == Kind::Module);
+                empty.extend(modules.map(|e| below(&part.prefix, &e.path)));
+                let git = new.join(dot_git::place(number));
+                dot_git::write(new, number, &part.prefix, &part.commit, &mirror)?;
+                let to = To {
+                    objects: &objects,
+                    top: &new.join(&part.prefix),
+                    index: &git.join("index"),
+                    base: beside.as_ref().map(|(_, base)| base),
+                    masked,
+                    most: bounds.bytes,
+                    room: &room,
+                };
+                tree::write(part, &plan, &to, progress)?;
+                match self.objects {
+                    None => dot_git::settle_index(to.index)?,
+                    Some(seen) => dot_git::borrow_objects(&git, &seen(key))?,
+                }
+                Ok(ReadyPart {
+                    path: part.prefix.clone(),
+                    commit: part.commit.clone(),
+                    mirror: key.to_string(),
+                    mark,
+                })
+            };
+            parts.push(one().map_err(|error| NotMade {
+                part: number,
+                error,
+            })?);
+        }
+        if masked {
+            chmod(new, 0o755).map_err(whole)?;
+            unmask(&new.join(".git")).map_err(whole)?;
+            for (_, part) in &contents.parts[1..] {
+                chmod(&new.join(&part.prefix).join(".git"), 0o644).map_err(whole)?;
+            }
+        }
+        let mut notices = contents.notices.clone();
+        empty.retain(|path| {
+            !contents.left_out.contains(path) && parts.iter().all(|part| part.path != *path)
+        });
+        notices.extend(
+            empty.iter().map(|path| {
+                format!("submodule {path} is not in .gitmodules: its directory is empty")
+            }),
+        );
+        if lfs {
+            notices
+                .push("files kept in Git LFS are not fetched: the tree has their pointers".into());
+        }
+        Ok(Ready {
+            version: VERSION,
+            boot: boot.to_owned(),
+            notices,
+            parts,
+        })
     }
-    Ok(notices)
+}
+
+/// So many checkouts are tried as a base.
+const MOST_BASES: usize = 3;
+
+/// Another checkout, and what it was made of.
+struct Made {
+    ready: Ready,
+    checkout: Checkout,
+}
+
+impl Made {
+    /// Its share of this repository at this path.
+    fn of(&self, key: &RepositoryKey, prefix: &str) -> Option<(Oid, Base)> {
+        let same = |part: &&ReadyPart| part.path == prefix && part.mirror == key.to_string();
+        let part = self.ready.parts.iter().find(same)?;
+        let dir = self.checkout.tree().join(prefix);
+        Some((Oid::from_str(part.commit.as_str()).ok()?, Base { dir }))
+    }
+}
+
+fn below(prefix: &str, path: &[u8]) -> String {
+    let path = String::from_utf8_lossy(path);
+    match prefix {
+        "" => path.into_owned(),
+        prefix => format!("{prefix}/{path}"),
+    }
 }
 
 fn is_gone(error: &SourceError) -> bool {
@@ -319,22 +526,21 @@ fn mode(path: &Path) -> Result<u32, SourceError> {
     Ok(metadata.permissions().mode() & 0o7777)
 }
 
-/// Gives back what the user's umask took: a container reads the tree as somebody else.
+fn chmod(path: &Path, bits: u32) -> Result<(), SourceError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(bits)).map_err(SourceError::io(path))
+}
+
+/// Gives back what the user's umask took: a container reads the repository as somebody else.
 fn unmask(dir: &Path) -> Result<(), SourceError> {
     let mut rest = vec![dir.to_owned()];
-    let chmod = |path: &Path, bits| {
-        fs::set_permissions(path, fs::Permissions::from_mode(bits)).map_err(SourceError::io(path))
-    };
     while let Some(dir) = rest.pop() {
         chmod(&dir, 0o755)?;
         for entry in fs::read_dir(&dir).map_err(SourceError::io(&dir))? {
-            let path = entry.map_err(SourceError::io(&dir))?.path();
-            let metadata = fs::symlink_metadata(&path).map_err(SourceError::io(&path))?;
-            if metadata.is_dir() {
-                rest.push(path);
-            } else if metadata.is_file() {
-                let executable = metadata.permissions().mode() & 0o100 != 0;
-                chmod(&path, if executable { 0o755 } else { 0o644 })?;
+            let entry = entry.map_err(SourceError::io(&dir))?;
+            let path = entry.path();
+            match entry.file_type().map_err(SourceError::io(&path))?.is_dir() {
+                true => rest.push(path),
+                false => chmod(&path, 0o644)?,
             }
         }
     }

@@ -139,6 +139,19 @@ pub enum SourceError {
         /// Which entry, and why.
         detail: String,
     },
+    /// A submodule cannot be had.
+    #[error("submodule {path} ({url}) could not be fetched")]
+    Submodule {
+        /// Where it is in the tree.
+        path: String,
+        /// Its address as `.gitmodules` has it, without credentials.
+        url: String,
+        /// Why.
+        source: Box<SourceError>,
+    },
+    /// What stands in `.gitmodules` for an address is none that Bryo follows.
+    #[error("its address cannot be used: {0}")]
+    BadAddress(String),
     /// Git failed in a way that has no name here.
     #[error("git could not fetch from {location}: {detail}")]
     Git {
@@ -212,12 +225,14 @@ impl SourceError {
                 Some("the repository itself may be damaged: run 'git fsck' in it".into())
             }
             Self::Program(_) => Some("install git, and util-linux for prlimit".into()),
+            Self::Submodule { source, .. } => source.hint(),
             Self::Unreachable { .. }
             | Self::Refused { .. }
             | Self::Limit { .. }
             | Self::Credential { .. }
             | Self::Sha256 { .. }
             | Self::RefusedTree { .. }
+            | Self::BadAddress(_)
             | Self::Git { .. }
             | Self::Io { .. }
             | Self::Library { .. }

@@ -1,11 +1,14 @@
-//! Invariants of what reads git's words and what the configuration says of hosts, for any bytes.
+//! Invariants of what reads git's words, `.gitmodules`, and what the configuration says of hosts, for any bytes.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bryo_model::fuzzing::Chance;
 use bryo_model::{Amount, GitUrl};
 
 use crate::git::Meter;
+use crate::modules::declared;
+use crate::tree::names;
 use crate::{HostRule, Progress, UrlPrefix, git_failure, ssh};
 
 /// Whatever git, ssh or a server writes becomes a cause and one line without secrets and without what moves a terminal's
@@ -51,6 +54,33 @@ pub fn git_words(data: &[u8]) {
     }
 }
 
+/// Whatever `.gitmodules` has: what is read of it leads to places in the tree, each to another one, and no name or address of
+/// it can be taken for an option.
+///
+/// # Panics
+///
+/// When an invariant is broken.
+pub fn gitmodules(data: &[u8]) {
+    let Ok(all) = declared::parse(data) else {
+        return;
+    };
+    let mut paths = BTreeSet::new();
+    for one in all {
+        for part in one.path.split('/') {
+            assert_eq!(names::refusal(part.as_bytes()), None, "{one:?}");
+        }
+        assert!(paths.insert(one.path.to_lowercase()), "{one:?}");
+        for text in [&one.name, &one.path, &one.url] {
+            assert!(!text.is_empty() && !text.starts_with('-'), "{one:?}");
+            assert!(!text.chars().any(char::is_control), "{one:?}");
+        }
+        assert!(
+            one.name.split(['/', '\\']).all(|part| part != ".."),
+            "{one:?}"
+        );
+    }
+}
+
 fn progress<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Amount> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&seen);
@@ -71,5 +101,10 @@ mod tests {
     #[test]
     fn git_words_hold_for_many_inputs() {
         bryo_model::fuzzing::check_many("git_words", git_words);
+    }
+
+    #[test]
+    fn gitmodules_holds_for_many_inputs() {
+        bryo_model::fuzzing::check_many("gitmodules", gitmodules);
     }
 }

@@ -32,7 +32,7 @@ const LONGEST_FETCH: Duration = Duration::from_secs(24 * 3600);
 /// `git fetch` writes nothing to standard output.
 const MOST_OUTPUT: usize = 1 << 20;
 
-const FIXED: &[(&str, &str)] = &[
+pub(crate) const FIXED: &[(&str, &str)] = &[
     ("core.hooksPath", "/dev/null"),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),

@@ -5,7 +5,7 @@
 //! so that a kill half-way leaves what the next attempt makes anew and the next collection removes.
 //!
 //! *Why is the size of a checkout written beside it?* Walking through 20 000 files takes longer than all other questions,
-//! and a ready checkout never changes.
+//! and a ready checkout changes only in what others share with it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -44,8 +44,15 @@ impl SourceCache {
             if size.1 > 0 {
                 all.push(self.mirror_entry(&key, size)?);
             }
-            for (commit, place) in self.places(&key)? {
-                all.extend(self.checkout_entry(&key, &commit, &place));
+            let places = self.places(&key)?;
+            // Files are shared between checkouts: each that comes or goes changes what is whose.
+            let shared = self.paths().checkouts().join(key.to_string());
+            let changes = places
+                .iter()
+                .map(|(_, place)| changed(&[&place.dir().join("ready")]));
+            let since = changes.chain([changed(&[&shared])]).max();
+            for (commit, place) in places {
+                all.extend(self.checkout_entry(&key, &commit, &place, since));
             }
         }
         Ok(all)
@@ -120,7 +127,7 @@ impl SourceCache {
     }
 
     /// All repositories that the cache has anything of.
-    fn keys(&self) -> Result<BTreeSet<RepositoryKey>, SourceError> {
+    pub(crate) fn keys(&self) -> Result<BTreeSet<RepositoryKey>, SourceError> {
         let mirrors = names(&self.paths().mirrors())?;
         let checkouts = names(&self.paths().checkouts())?;
         let word = |name: &str| {
@@ -166,11 +173,12 @@ impl SourceCache {
         key: &RepositoryKey,
         commit: &CommitId,
         place: &Place,
+        since: Option<SystemTime>,
     ) -> Option<Cached> {
         let last_used = changed(&[&place.lock, place.dir()]);
         let alone = Lock::try_acquire(&place.lock, Access::Exclusive).ok()?;
         let ready = alone.is_none() || place.is_ready(self.boot());
-        let (bytes, files) = size(place.dir(), ready && alone.is_some());
+        let (bytes, files) = size(place.dir(), since, ready && alone.is_some());
         Some(Cached {
             kind: CachedKind::Checkout,
             name: format!("{key}/{commit}"),
@@ -251,14 +259,15 @@ fn changed(paths: &[&Path]) -> SystemTime {
         .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Bytes and files of a checkout, from the file beside it or by walking; `keep` writes that file.
-fn size(dir: &Path, keep: bool) -> (u64, u64) {
+/// Bytes and files of a checkout, from the file beside it if it is not older than `since`, or by walking; `keep` writes
+/// that file.
+fn size(dir: &Path, since: Option<SystemTime>, keep: bool) -> (u64, u64) {
     let file = dir.join(SIZE);
     let known = fs::read_to_string(&file).ok().and_then(|text| {
         let (bytes, files) = text.split_once(' ')?;
         Some((bytes.parse().ok()?, files.trim().parse().ok()?))
     });
-    let fresh = changed(&[&file]) >= changed(&[&dir.join("ready")]);
+    let fresh = since.is_none_or(|since| changed(&[&file]) >= since);
     if let Some(known) = known.filter(|_| fresh) {
         return known;
     }
@@ -270,7 +279,8 @@ fn size(dir: &Path, keep: bool) -> (u64, u64) {
     (bytes, files)
 }
 
-/// Bytes in blocks and entries beneath a directory, itself included; links are not followed.
+/// Bytes in blocks and entries beneath a directory, itself included; links are not followed. A file with several names
+/// counts in parts: one for each.
 fn measure(top: &Path) -> (u64, u64) {
     let (mut bytes, mut files) = (0, 0);
     let mut rest = vec![top.to_owned()];
@@ -278,7 +288,12 @@ fn measure(top: &Path) -> (u64, u64) {
         let Ok(meta) = fs::symlink_metadata(&path) else {
             continue;
         };
-        bytes += meta.blocks() * BLOCK;
+        let names = if meta.is_file() {
+            meta.nlink().max(1)
+        } else {
+            1
+        };
+        bytes += meta.blocks() * BLOCK / names;
         files += 1;
         if meta.is_dir() {
             let entries = fs::read_dir(&path).into_iter().flatten().flatten();

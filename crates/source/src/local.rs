@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use bryo_model::{CommitId, GitRef};
+use bryo_model::{CommitId, GitRef, GitUrl};
 use git2::{ErrorClass, ErrorCode, Repository, RepositoryOpenFlags};
 
 use crate::objects::{commit_id, find_commit};
@@ -38,6 +38,7 @@ pub(crate) fn find(path: &Path, reference: Option<&GitRef>) -> Result<Found, Sou
         ownership: ownership(&repository, &common)?,
         stamp: Some(stamp(&common)),
         remote: None,
+        local: Some(common.clone()),
     };
     let (commit, description) = resolve(&repository, &origin, reference)?;
     Ok(Found {
@@ -45,6 +46,42 @@ pub(crate) fn find(path: &Path, reference: Option<&GitRef>) -> Result<Found, Sou
         commit,
         description,
     })
+}
+
+/// A submodule that the user has in a local repository, if it has this commit.
+pub(crate) fn initialised(
+    parent: &Path,
+    name: &str,
+    commit: &CommitId,
+) -> Result<Option<Origin>, SourceError> {
+    let path = parent.join("modules").join(name);
+    if !path.join("HEAD").exists() {
+        return Ok(None);
+    }
+    let repository = open(&path)?;
+    let common = repository.commondir();
+    let common = common.canonicalize().map_err(SourceError::io(common))?;
+    let location = common.display().to_string();
+    if find_commit(&repository, commit, &location)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Origin {
+        key: RepositoryKey::of_path(&common),
+        address: common.clone().into(),
+        protocols: "file",
+        ownership: ownership(&repository, &common)?,
+        // Its commit is asked for by id; which tags it has does not matter.
+        stamp: None,
+        remote: None,
+        local: Some(common),
+        location,
+    }))
+}
+
+/// The address of a local repository's origin, if it is one.
+pub(crate) fn remote_url(common: &Path) -> Option<GitUrl> {
+    let config = Repository::open(common).ok()?.config().ok()?;
+    config.get_string("remote.origin.url").ok()?.parse().ok()
 }
 
 /// The repository whose top this path is.

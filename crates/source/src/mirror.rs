@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +21,8 @@ use crate::objects::{blocking, damaged, find_commit, open_mirror};
 use crate::origin::Origin;
 use crate::{Paths, Progress, SourceError, git, refs};
 
-const FETCHING: &str = "bryo-fetching";
+/// Present while git writes.
+pub(crate) const FETCHING: &str = "bryo-fetching";
 const REFS: &str = "bryo-refs";
 const STAMP: &str = "bryo-stamp";
 
@@ -70,6 +72,13 @@ pub(crate) struct Resolved {
 /// The file that shows a mirror's refs to a checkout.
 pub(crate) fn refs_file(mirror: &Path) -> PathBuf {
     mirror.join(REFS)
+}
+
+/// What tells a mirror from one that was made again in its place: its configuration is written once.
+pub(crate) fn mark(mirror: &Path) -> Option<String> {
+    let meta = fs::metadata(mirror.join("config")).ok()?;
+    let (seconds, nanos) = (meta.mtime(), meta.mtime_nsec());
+    Some(format!("{}.{seconds}.{nanos:09}", meta.ino()))
 }
 
 /// Whether the mirror was last fetched in this state of its source's tags.
@@ -264,11 +273,11 @@ impl<'a> LockedMirror<'a> {
         Ok(self.origin.ref_missing(wanted.words(), existing))
     }
 
-    /// Makes the mirror if there is none, and clears what a killed git left.
+    /// Makes the mirror if there is none, clears what a killed git left, and looks for damage.
     async fn make_ready(&self) -> Result<(), SourceError> {
         let new = self.paths.mirror_new(&self.origin.key);
         let old = self.paths.mirror_old(&self.origin.key);
-        self.at_work(move |path, _| {
+        self.at_work(move |path, origin| {
             remove_all(&old)?;
             if !path.exists() {
                 return make(path, &new);
@@ -276,7 +285,8 @@ impl<'a> LockedMirror<'a> {
             if path.join(FETCHING).exists() {
                 clear_leftovers(path)?;
             }
-            Ok(())
+            let repository = open_mirror(path, &origin.location)?;
+            refs::check(&repository, &origin.location)
         })
         .await
     }

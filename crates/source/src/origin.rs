@@ -1,6 +1,7 @@
 //! Where a mirror gets its objects from, in the form that git takes.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bryo_model::{GitUrl, Scheme};
@@ -25,6 +26,8 @@ pub(crate) struct Origin {
     pub(crate) stamp: Option<String>,
     /// Where it is behind an address; `None` for a path on this host, which needs no policy.
     pub(crate) remote: Option<Remote>,
+    /// Local repositories: the directory with everything of it.
+    pub(crate) local: Option<PathBuf>,
 }
 
 /// An address, and what holds for it.
@@ -60,6 +63,7 @@ impl Origin {
             protocols,
             ownership: Ownership::Checked,
             stamp: None,
+            local: None,
             remote: Some(Remote {
                 url: url.clone(),
                 policy: Arc::clone(policy),

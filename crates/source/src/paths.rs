@@ -32,13 +32,13 @@ use crate::credentials::Identity;
 ///                                  last use
 ///       tree/                      the work tree with its `.git`; never changed once `ready` is there
 ///       tree.new/                  a work tree being made
-///       ready                      written last
+///       ready                      written last: what it was made of, submodules included
 ///       size                       bytes and files, once somebody wanted to know
 /// ```
 ///
-/// Order of locks: a mirror's `use`, a checkout's, a mirror's `lock`. Whoever holds a mirror's `lock` only tries for a
-/// checkout's. An evictor takes `lock` exclusively before it removes a checkout, and both locks of a mirror, and only
-/// tries for any of them.
+/// Order of locks: `use` of the mirrors, a checkout's, `lock` of the mirrors (shared, by their names). Whoever holds a
+/// mirror's `lock` only tries for a checkout's. An evictor takes `lock` exclusively before it removes a checkout, and both
+/// locks of a mirror, and only tries for any of them; so does whoever repacks.
 #[derive(Clone, Debug)]
 pub struct Paths {
     root: PathBuf,

@@ -44,6 +44,32 @@ pub(crate) fn first_commit(
     Ok(None)
 }
 
+/// Looks whether every reference can be read and leads to an object that is there. Git repairs some of this in passing, but
+/// what else the same accident took it does not see.
+///
+/// # Errors
+///
+/// When one does not.
+pub(crate) fn check(repository: &Repository, location: &str) -> Result<(), SourceError> {
+    let damaged = |e: git2::Error| damaged(&e, location);
+    let odb = repository.odb().map_err(damaged)?;
+    for reference in repository.references().map_err(damaged)? {
+        let reference = reference.map_err(damaged)?;
+        if let Some(id) = reference.target()
+            && !odb.exists(id)
+        {
+            return Err(SourceError::Corrupt {
+                location: location.to_owned(),
+                detail: format!(
+                    "{} leads to an object that is missing",
+                    String::from_utf8_lossy(reference.name_bytes())
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// "branches: main, dev; tags: v1", or that there is nothing.
 pub(crate) fn existing(repository: &Repository) -> String {
     let of_kind = |label: &str, prefix: &str| {

@@ -5,7 +5,11 @@ mod bed;
 #[cfg(test)]
 mod collecting;
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod credentials;
+#[cfg(test)]
+mod damage;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
@@ -15,6 +19,8 @@ mod limits;
 #[cfg(test)]
 mod local;
 #[cfg(test)]
+mod packs;
+#[cfg(test)]
 mod reach;
 #[cfg(test)]
 mod remote;
@@ -23,4 +29,10 @@ mod speed;
 #[cfg(test)]
 mod sshd;
 #[cfg(test)]
+mod submodules;
+#[cfg(test)]
+mod together;
+#[cfg(test)]
 mod trouble;
+#[cfg(test)]
+mod writable;

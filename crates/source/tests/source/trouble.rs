@@ -114,7 +114,7 @@ async fn a_tree_half_made_is_made_again() {
     }
 }
 
-fn packs(mirror: &Path) -> Vec<std::path::PathBuf> {
+pub(crate) fn packs(mirror: &Path) -> Vec<std::path::PathBuf> {
     let of = |e: &str| {
         fs::read_dir(mirror.join("objects/pack"))
             .unwrap()
@@ -127,14 +127,14 @@ fn packs(mirror: &Path) -> Vec<std::path::PathBuf> {
     found
 }
 
-fn writable(path: &Path) -> fs::File {
+pub(crate) fn writable(path: &Path) -> fs::File {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     fs::File::options().write(true).open(path).unwrap()
 }
 
 /// Leaves header and length of each pack, and no object.
-fn spoil_packs(mirror: &Path) {
+pub(crate) fn spoil_packs(mirror: &Path) {
     for pack in packs(mirror) {
         let mut bytes = fs::read(&pack).unwrap();
         let end = bytes.len() - 20;

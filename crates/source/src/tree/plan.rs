@@ -1,0 +1,275 @@
+//! What the tree of a commit will be on the disk, found before anything is written.
+//!
+//! A few hundred bytes of objects can describe more files than any disk holds. Entries are therefore counted while they
+//! are found, and bytes while they are written.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use git2::{ObjectType, Oid, Repository, Tree};
+
+use super::{Part, names, repository};
+use crate::SourceError;
+use crate::objects::damaged;
+
+/// What a checkout may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// Files, links and directories.
+    pub(crate) entries: u64,
+    /// Bytes of its files.
+    pub(crate) bytes: u64,
+}
+
+/// Leaves room for the path of the cache, and of the job's own, in the 4096 bytes that the kernel takes.
+const LONGEST_PATH: usize = 3072;
+
+/// No honest list of attributes is larger.
+const LARGEST_ATTRIBUTES: usize = 1 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Executable,
+    Symlink,
+    /// A commit of another repository.
+    Module,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// From the top of its repository's share, with `/`.
+    pub(crate) path: Vec<u8>,
+    pub(crate) id: Oid,
+    pub(crate) kind: Kind,
+    /// The base has it under the same path.
+    pub(crate) in_base: bool,
+}
+
+/// All entries in git's own order, which is that of its index.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Without the top; each after the one that it is in.
+    pub(crate) dirs: Vec<Vec<u8>>,
+    pub(crate) entries: Vec<Entry>,
+    /// An attribute speaks of Git LFS.
+    pub(crate) mentions_lfs: bool,
+}
+
+/// A tree that is still to be looked at.
+struct Open {
+    path: Vec<u8>,
+    id: Oid,
+    in_base: Beside,
+}
+
+/// What the base has where this tree is.
+#[derive(Clone, Copy)]
+enum Beside {
+    Nothing,
+    Another(Oid),
+    TheSame,
+}
+
+/// Finds all entries of a commit; `base` is the commit of an older checkout that can be linked to.
+///
+/// # Errors
+///
+/// When objects are missing, or the tree is not to be written.
+pub(crate) fn plan(
+    part: &Part,
+    objects: &Path,
+    base: Option<Oid>,
+    bounds: Bounds,
+) -> Result<Plan, SourceError> {
+    let failed = |e: git2::Error| damaged(&e, &part.location);
+    let repository = repository(objects).map_err(failed)?;
+    let tree_of = |commit: Oid| repository.find_commit(commit).map(|c| c.tree_id());
+    let id = tree_of(part.oid()?).map_err(failed)?;
+    let in_base = match base.and_then(|commit| tree_of(commit).ok()) {
+        None => Beside::Nothing,
+        Some(base) if base == id => Beside::TheSame,
+        Some(base) => Beside::Another(base),
+    };
+    let mut plan = Plan::default();
+    // A stack of positions: the order must be that of git's index, and depth must cost no stack of ours.
+    let mut levels = vec![Level::open(
+        &repository,
+        part,
+        Open {
+            path: Vec::new(),
+            id,
+            in_base,
+        },
+    )?];
+    while let Some(level) = levels.last_mut() {
+        let Some((entry, in_base)) = level.next(part)? else {
+            levels.pop();
+            continue;
+        };
+        let count = u64::try_from(plan.dirs.len() + plan.entries.len()).unwrap_or(u64::MAX);
+        if count >= bounds.entries {
+            return Err(part.refused(&format!(
+                "it has more than {} files and directories",
+                bounds.entries
+            )));
+        }
+        match entry {
+            Found::Tree(path, id) => {
+                let open = Open {
+                    path: path.clone(),
+                    id,
+                    in_base,
+                };
+                plan.dirs.push(path);
+                levels.push(Level::open(&repository, part, open)?);
+            }
+            Found::Entry(entry) => {
+                if !plan.mentions_lfs && is_attributes(&entry) {
+                    plan.mentions_lfs = mentions_lfs(&repository, entry.id).map_err(failed)?;
+                }
+                plan.entries.push(entry);
+            }
+        }
+    }
+    Ok(plan)
+}
+
+struct Level<'r> {
+    path: Vec<u8>,
+    tree: Tree<'r>,
+    base: Option<Tree<'r>>,
+    same: bool,
+    at: usize,
+}
+
+enum Found {
+    Tree(Vec<u8>, Oid),
+    Entry(Entry),
+}
+
+impl<'r> Level<'r> {
+    fn open(repository: &'r Repository, part: &Part, open: Open) -> Result<Self, SourceError> {
+        let tree = match repository.find_tree(open.id) {
+            Ok(tree) => tree,
+            Err(e) if is_malformed(&e) => {
+                let path = String::from_utf8_lossy(&open.path);
+                return Err(part.refused(&format!("the tree of '{path}' is malformed")));
+            }
+            Err(e) => return Err(damaged(&e, &part.location)),
+        };
+        let mut seen = HashSet::with_capacity(tree.len());
+        for entry in &tree {
+            let name = entry.name_bytes();
+            let path = || shown(&open.path, name);
+            if let Some(why) = names::refusal(name) {
+                return Err(part.refused(&format!("{}: {why}", path())));
+            }
+            if open.path.len() + name.len() > LONGEST_PATH {
+                let bytes = LONGEST_PATH;
+                let start = String::from_utf8_lossy(&open.path[..open.path.len().min(40)]);
+                return Err(part.refused(&format!(
+                    "a path below '{start}…' is longer than {bytes} bytes"
+                )));
+            }
+            if !seen.insert(name.to_vec()) {
+                return Err(part.refused(&format!("{}: its name is there twice", path())));
+            }
+        }
+        let base = match open.in_base {
+            // Only a help: without it, all is written.
+            Beside::Another(id) => repository.find_tree(id).ok(),
+            Beside::Nothing | Beside::TheSame => None,
+        };
+        Ok(Self {
+            path: open.path,
+            same: matches!(open.in_base, Beside::TheSame),
+            tree,
+            base,
+            at: 0,
+        })
+    }
+
+    fn next(&mut self, part: &Part) -> Result<Option<(Found, Beside)>, SourceError> {
+        let Some(entry) = self.tree.get(self.at) else {
+            return Ok(None);
+        };
+        self.at += 1;
+        let name = entry.name_bytes();
+        let (id, mode) = (entry.id(), entry.filemode_raw());
+        let other = self.base.as_ref().and_then(|b| b.get_name_bytes(name));
+        let in_base = match &other {
+            _ if self.same => Beside::TheSame,
+            Some(other) if kind(other.filemode_raw()) == kind(mode) && other.id() == id => {
+                Beside::TheSame
+            }
+            Some(other) if other.kind() == Some(ObjectType::Tree) => Beside::Another(other.id()),
+            _ => Beside::Nothing,
+        };
+        let mut path = Vec::with_capacity(self.path.len() + name.len() + 1);
+        path.extend_from_slice(&self.path);
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        let found = match kind(mode) {
+            None if mode & 0o170_000 == 0o040_000 => Found::Tree(path, id),
+            None => {
+                let path = shown(&self.path, name);
+                return Err(part.refused(&format!("{path}: its mode {mode:o} means nothing")));
+            }
+            Some(kind) => Found::Entry(Entry {
+                path,
+                id,
+                kind,
+                in_base: matches!(in_base, Beside::TheSame),
+            }),
+        };
+        Ok(Some((found, in_base)))
+    }
+}
+
+/// Old git wrote other permissions than those of today.
+fn kind(mode: i32) -> Option<Kind> {
+    match mode & 0o170_000 {
+        0o100_000 if mode & 0o100 != 0 => Some(Kind::Executable),
+        0o100_000 => Some(Kind::File),
+        0o120_000 => Some(Kind::Symlink),
+        0o160_000 => Some(Kind::Module),
+        _ => None,
+    }
+}
+
+/// libgit2 reads an object that it cannot make sense of with this class, and a missing or damaged one with another.
+fn is_malformed(error: &git2::Error) -> bool {
+    use git2::ErrorClass::{Invalid, Object, Tree};
+    matches!(error.class(), Tree | Object | Invalid)
+}
+
+fn is_attributes(entry: &Entry) -> bool {
+    let name = b".gitattributes";
+    matches!(entry.kind, Kind::File | Kind::Executable)
+        && (entry.path == name || entry.path.ends_with(b"/.gitattributes"))
+}
+
+fn mentions_lfs(repository: &Repository, id: Oid) -> Result<bool, git2::Error> {
+    const WORDS: &[u8] = b"filter=lfs";
+    let (size, kind) = repository.odb()?.read_header(id)?;
+    if kind != ObjectType::Blob || size > LARGEST_ATTRIBUTES {
+        return Ok(false);
+    }
+    let blob = repository.find_blob(id)?;
+    Ok(blob.content().windows(WORDS.len()).any(|at| at == WORDS))
+}
+
+pub(super) fn shown(dir: &[u8], name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    match dir {
+        b"" => format!("'{}'", name.escape_debug()),
+        dir => format!(
+            "'{}/{}'",
+            String::from_utf8_lossy(dir).escape_debug(),
+            name.escape_debug()
+        ),
+    }
+}
