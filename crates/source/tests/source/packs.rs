@@ -62,7 +62,7 @@ async fn a_repack_that_is_killed_costs_nothing() {
     let repo = bed.repository("project");
     let cache = bed.cache();
     let mut cut_short = 0;
-    for round in 0..6_u32 {
+    for round in 0..3_u32 {
         for n in 0..FETCHES {
             write(&repo, "README.md", &format!("{round} {n}\n"));
             commit(&repo, "more");
