@@ -136,6 +136,8 @@ impl<'a> LockedMirror<'a> {
             Ok(Some(resolved)) => return Ok(resolved),
             Ok(None) => self.origin.remote.is_none(),
             Err(SourceError::RefMissing { .. }) => false,
+            // Servers refuse a commit that no reference names in words of their own. If it was something else, it comes again.
+            Err(SourceError::Git { .. }) if matches!(wanted, Wanted::Commit { .. }) => false,
             Err(other) => return Err(other),
         };
         let everything = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
