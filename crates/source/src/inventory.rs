@@ -16,7 +16,7 @@ use std::time::SystemTime;
 
 use bryo_model::{Cached, CachedKind, CommitId};
 
-use crate::checkout::Place;
+use crate::checkout::{Place, is_gone};
 use crate::lock::{Access, Lock};
 use crate::mirror::{remove_all, replace};
 use crate::{RepositoryKey, SourceCache, SourceError};
@@ -210,8 +210,8 @@ fn remove_checkout(place: &Place) -> Result<bool, SourceError> {
     let alone = match Lock::try_acquire(&place.lock, Access::Exclusive) {
         Ok(Some(lock)) => lock,
         Ok(None) => return Ok(false),
-        // Somebody else has just removed it.
-        Err(_) if !dir.exists() => return Ok(true),
+        // Somebody else has just removed it, or an attempt makes it again.
+        Err(error) if is_gone(&error) => return Ok(!dir.exists()),
         Err(error) => return Err(error),
     };
     // From here on it is not ready, whatever becomes of us.
