@@ -98,7 +98,7 @@ rounds=$BRYO_BENCH_ROUNDS
 parallel=()
 for lanes in 1 2 8 32; do
   each=$((rounds * 2 / lanes))
-  parallel+=("parallel:$lanes:$((each < 2 ? 2 : each)):3")
+  parallel+=("parallel:$lanes:$((each < 2 ? 2 : each)):9")
 done
 for files in 2000 20000 60000; do "$BRYO_BENCH_AGENT" "$work" "source-memory:$files"; done
 "$BRYO_BENCH_AGENT" "$work" "source-update:20000:$((rounds < 15 ? rounds : 15))"
