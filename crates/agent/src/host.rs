@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bryo_engine::Needs;
-use bryo_model::Verdict;
+use bryo_model::{Blame, Verdict};
 
 use crate::backoff::{Backoff, after};
 use crate::error::chain;
-use crate::shared::{Shared, Trouble, lock};
+use crate::shared::{Shared, Trouble};
 
 /// Between two looks at a host that is not fit.
 const UNFIT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
@@ -31,23 +31,35 @@ pub(crate) struct Streak {
     why: String,
 }
 
+impl Streak {
+    /// How many in excess of what may be bad luck.
+    fn beyond(&self) -> u32 {
+        self.length.saturating_sub(STREAK - 1)
+    }
+
+    pub(crate) fn is_beyond_bad_luck(&self) -> bool {
+        self.beyond() > 0
+    }
+}
+
 impl Shared {
     /// An attempt has ended so.
-    pub(crate) fn count(&self, verdict: &Verdict) {
+    pub(crate) fn count(&self, verdict: &Verdict, blame: Option<Blame>) {
         match verdict {
-            Verdict::Infrastructure(why) => {
-                let mut streak = lock(&self.streak);
-                streak.length = streak.length.saturating_add(1);
-                streak.why.clone_from(why);
+            Verdict::Infrastructure(why) if blame == Some(Blame::Host) => {
+                self.streak.send_modify(|streak| {
+                    streak.length = streak.length.saturating_add(1);
+                    streak.why.clone_from(why);
+                });
             }
-            // It says nothing of the host.
-            Verdict::Cancelled(_) => {}
+            // They say nothing of the host.
+            Verdict::Infrastructure(_) | Verdict::Cancelled(_) => {}
             Verdict::Succeeded
             | Verdict::Failed(_)
             | Verdict::TimedOut(..)
             | Verdict::OutOfMemory(_)
             | Verdict::LimitReached(_) => {
-                *lock(&self.streak) = Streak::default();
+                self.streak.send_replace(Streak::default());
                 self.mended(&Trouble::Failures);
             }
         }
@@ -55,14 +67,14 @@ impl Shared {
 
     /// How many attempts in excess of what may be bad luck, from 1; `None` when it may be.
     fn beyond_bad_luck(&self) -> Option<(u32, Streak)> {
-        let streak = lock(&self.streak).clone();
-        let beyond = (streak.length + 1).checked_sub(STREAK)?;
+        let streak = self.streak.borrow().clone();
+        let beyond = streak.beyond();
         (beyond > 0).then_some((beyond, streak))
     }
 
     /// Whether one job at a time may run.
     pub(crate) fn is_on_trial(&self) -> bool {
-        self.beyond_bad_luck().is_some()
+        self.streak.borrow().is_beyond_bad_luck()
     }
 }
 
@@ -92,10 +104,7 @@ where
         if fit.wait_for(|fit| !*fit).await.is_err() {
             return;
         }
-        let failed = matches!(
-            *lock(&shared.last_verdict),
-            Some(Verdict::Infrastructure(_))
-        );
+        let failed = shared.streak.borrow().length > 0;
         if let Some((beyond, streak)) = shared.beyond_bad_luck() {
             let wait = after(beyond - 1, TRIALS.0, TRIALS.1);
             shared.trouble(Trouble::Failures, told(&streak, wait));
@@ -157,8 +166,7 @@ mod tests {
     /// How long it takes until jobs are taken again after one that ended so.
     async fn closed_for(shared: &Shared, verdict: Verdict) -> Duration {
         let since = Instant::now();
-        shared.count(&verdict);
-        *lock(&shared.last_verdict) = Some(verdict);
+        shared.count(&verdict, Some(Blame::Host));
         shared.host.send_replace(false);
         let mut host = shared.host.subscribe();
         drop(host.wait_for(|fit| *fit).await.unwrap());
@@ -196,12 +204,30 @@ mod tests {
             assert!(closed_for(shared, our_failure()).await <= TRIALS.1.mul_f64(1.25));
         }
         // Who cancels a job says nothing of the host.
-        shared.count(&Verdict::Cancelled(bryo_model::Stage::Run));
+        shared.count(&Verdict::Cancelled(bryo_model::Stage::Run), None);
         assert!(shared.is_on_trial());
-        shared.count(&Verdict::Succeeded);
+        shared.count(&Verdict::Succeeded, None);
         assert!(!shared.is_on_trial() && !shared.has(&Trouble::Failures));
         assert!(closed_for(shared, our_failure()).await < Duration::from_secs(76));
         assert!(!shared.has(&Trouble::Failures));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_have_failed_says_nothing_of_the_host() {
+        let bed = Bed::new(([127, 0, 0, 1], 1).into());
+        let shared = &bed.shared;
+        for _ in 0..STREAK {
+            shared.count(&our_failure(), Some(Blame::Elsewhere));
+        }
+        assert!(!shared.is_on_trial());
+        for _ in 0..STREAK {
+            shared.count(&our_failure(), Some(Blame::Host));
+        }
+        shared.count(&our_failure(), Some(Blame::Elsewhere));
+        assert!(
+            shared.is_on_trial(),
+            "a server that is away proves nothing good"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -212,7 +238,7 @@ mod tests {
         let shared = &bed.shared;
         drop(shared.host.subscribe().wait_for(|fit| *fit).await.unwrap());
         for _ in 0..10 {
-            shared.count(&our_failure());
+            shared.count(&our_failure(), Some(Blame::Host));
         }
         shared.host_bell.notify_one();
         assert!(closed_for(shared, our_failure()).await < Duration::from_secs(1));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bryo_model::{JobId, Stage, Verdict};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::backoff::{Backoff, jittered};
 use crate::error::chain;
@@ -104,11 +105,7 @@ async fn room(shared: &Arc<Shared>, feed: &FeedState) -> Option<Room> {
         .wait_for(|phase| *phase == Phase::Open)
         .await;
     let _ = shared.host.subscribe().wait_for(|fit| *fit).await;
-    let alone = if shared.is_on_trial() {
-        Some(Arc::clone(&shared.trial).lock_owned().await)
-    } else {
-        None
-    };
+    let alone = trial(shared).await;
     let mut collected = false;
     loop {
         let marks = shared.settings().watermarks;
@@ -134,6 +131,17 @@ async fn room(shared: &Arc<Shared>, feed: &FeedState) -> Option<Room> {
         }
     }
     Some(Room::new([of_feed, of_all], alone))
+}
+
+/// The only place among jobs that are tried; `None` while nothing is wrong, which may come to be while it is waited for.
+async fn trial(shared: &Shared) -> Option<OwnedMutexGuard<()>> {
+    let mut streak = shared.streak.subscribe();
+    let mended = streak.wait_for(|streak| !streak.is_beyond_bad_luck());
+    tokio::select! {
+        biased;
+        _ = mended => None,
+        alone = Arc::clone(&shared.trial).lock_owned() => Some(alone),
+    }
 }
 
 /// Whether another job may be taken, where their number is bounded.

@@ -174,7 +174,7 @@ pub(crate) struct Shared {
     /// Whether the host was found fit for jobs.
     pub(crate) host: watch::Sender<bool>,
     /// The last attempts that ended because of the host or the bucket, one after the other.
-    pub(crate) streak: Mutex<Streak>,
+    pub(crate) streak: watch::Sender<Streak>,
     /// Held by the one job that may run while there is a streak.
     pub(crate) trial: Arc<tokio::sync::Mutex<()>>,
     /// Whether the jobs of an earlier process have their slots.
@@ -218,7 +218,7 @@ impl Shared {
             turns: Turns::default(),
             phase: watch::Sender::new(Phase::Open),
             host: watch::Sender::new(false),
-            streak: Mutex::default(),
+            streak: watch::Sender::default(),
             trial: Arc::default(),
             recovered: watch::Sender::new(false),
             host_bell: Notify::new(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bryo_depot::Depot;
 use bryo_engine::{Control, run_attempt};
-use bryo_model::{Event, Failure, JobId, Stage, Verdict};
+use bryo_model::{Blame, Event, Failure, JobId, Stage, Verdict};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 
 use crate::backoff::Backoff;
@@ -126,7 +126,7 @@ async fn attempt(
         shared.trouble(Trouble::Leftovers, left.clone());
     }
     shared.metrics.ended(&feed.name, &verdict, &report);
-    shared.count(&verdict);
+    shared.count(&verdict, report.blame);
     let ended = Ended::Attempt {
         verdict: &verdict,
         report: &report,
@@ -134,8 +134,13 @@ async fn attempt(
         run_timeout: run_timeout(&spec.limits),
     };
     let body = feed.feed().body(&taken.offer.feed_job, ended);
+    let blame = report.blame;
     let report = serde_json::to_string(&report).ok();
     end(shared, feed, taken, &verdict, report, body).await;
+    if blame == Some(Blame::Host) {
+        // It may not have been the job's bad luck alone: the next one is taken when the host was looked at again.
+        shared.host.send_replace(false);
+    }
     *lock(&shared.last_verdict) = Some(verdict);
 }
 
@@ -194,10 +199,6 @@ pub(crate) async fn end(
         body,
     };
     record_end(shared, feed, &taken.offer.feed_job, ending).await;
-    if matches!(verdict, Verdict::Infrastructure(_)) {
-        // It may not have been the job's bad luck alone: the next one is taken when the host was looked at again.
-        shared.host.send_replace(false);
-    }
 }
 
 /// While the disk is full the feed is told from memory: what it knows cannot be lost any more.

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cause::{Cause, verdict};
+use crate::cause::{Cause, blame, verdict};
 use crate::control::Control;
 use crate::engine::Engine;
 use crate::events::Events;
@@ -69,9 +69,9 @@ pub async fn run_attempt(
         Ok(_) => Box::pin(attempt.run(depot)).await,
         Err(error) => Err(Cause::Secrets(error)),
     };
-    let verdict = match &outcome {
-        Ok(()) => Verdict::Succeeded,
-        Err(cause) => verdict(cause),
+    let (verdict, blame) = match &outcome {
+        Ok(()) => (Verdict::Succeeded, None),
+        Err(cause) => (verdict(cause), blame(cause)),
     };
     let mask = |text: &str| attempt.events.secrets().mask(text);
     let verdict = verdict.map_text(mask);
@@ -79,7 +79,7 @@ pub async fn run_attempt(
     attempt.record.leftovers = leftovers.collect();
     let summary = verdict.reason().unwrap_or_default();
     attempt.record.end(&attempt.events, summary).await;
-    let report = attempt.record.into_report(job.id, &verdict);
+    let report = attempt.record.into_report(job.id, &verdict, blame);
     (verdict, report)
 }
 

@@ -6,7 +6,8 @@ use aho_corasick::BuildError;
 use bryo_depot::DepotError;
 use bryo_image::{Fault, ImageError};
 use bryo_model::{
-    Failure, LimitsInForce, OutOfMemory, ResourceLimit, ResourceUse, Stage, TimeLimit, Verdict,
+    Blame, Failure, LimitsInForce, OutOfMemory, ResourceLimit, ResourceUse, Stage, TimeLimit,
+    Verdict,
 };
 use bryo_sandbox::{Exit, SandboxError};
 use bryo_source::{ReachedLimit, SourceError};
@@ -208,6 +209,44 @@ fn of_depot(error: &DepotError) -> Verdict {
     }
 }
 
+/// Whose a cause is that becomes [`Verdict::Infrastructure`]; `None` for all others.
+pub(crate) fn blame(cause: &Cause) -> Option<Blame> {
+    let Verdict::Infrastructure(_) = verdict(cause) else {
+        return None;
+    };
+    let elsewhere = match cause {
+        Cause::Source(error) => is_of_the_source(error),
+        Cause::Image(error) => matches!(error, ImageError::Unreachable { .. }),
+        // A version that somebody else has meanwhile, or a target that is in the way, is this job's alone.
+        Cause::Depot(error) => matches!(
+            error.cause(),
+            DepotError::Overtaken(_)
+                | DepotError::Disturbed { .. }
+                | DepotError::Refused { .. }
+                | DepotError::Changed { .. }
+                | DepotError::Stopped
+        ),
+        _ => false,
+    };
+    Some(match elsewhere {
+        true => Blame::Elsewhere,
+        false => Blame::Host,
+    })
+}
+
+/// Whether it is that of one repository, its server, or what this host has been told to be there.
+fn is_of_the_source(error: &SourceError) -> bool {
+    match error {
+        SourceError::Submodule { source, .. } => is_of_the_source(source),
+        SourceError::Unreachable { .. }
+        | SourceError::Limit { .. }
+        | SourceError::Credential { .. }
+        | SourceError::Corrupt { .. }
+        | SourceError::Git { .. } => true,
+        _ => false,
+    }
+}
+
 fn of_work(error: &std::io::Error, what: &str) -> String {
     let advice = match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
@@ -292,6 +331,41 @@ mod tests {
             "not in order",
         ] {
             assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_one_job_alone_meets_is_not_the_hosts() {
+        let away = || SourceError::Unreachable {
+            location: "x".into(),
+            detail: "no route to it".into(),
+        };
+        let registry = ImageError::Unreachable {
+            image: "x".into(),
+            detail: String::new(),
+        };
+        for cause in [
+            Cause::Source(away()),
+            Cause::Image(registry),
+            Cause::Depot(DepotError::Overtaken("p/1".into())),
+        ] {
+            assert_eq!(blame(&cause), Some(Blame::Elsewhere), "{cause:?}");
+        }
+        for cause in [
+            Cause::Source(SourceError::DiskFull { path: "/c".into() }),
+            Cause::Image(ImageError::NoSkopeo),
+            Cause::Depot(DepotError::Settings { why: "x".into() }),
+            Cause::Sandbox(SandboxError::Unkillable),
+            Cause::Task("x".into()),
+        ] {
+            assert_eq!(blame(&cause), Some(Blame::Host), "{cause:?}");
+        }
+        for cause in [
+            Cause::Exit(3),
+            Cause::OutputEmpty,
+            Cause::Cancelled(Stage::Run),
+        ] {
+            assert_eq!(blame(&cause), None, "{cause:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bryo_model::{
-    CommitId, Event, JobId, Limits, LimitsInForce, Report, ResourceUse, RuntimeKind, Stage,
+    Blame, CommitId, Event, JobId, Limits, LimitsInForce, Report, ResourceUse, RuntimeKind, Stage,
     StageTime, Verdict,
 };
 
@@ -75,8 +75,9 @@ impl Record {
             .await;
     }
 
-    pub(crate) fn into_report(self, job: JobId, verdict: &Verdict) -> Report {
+    pub(crate) fn into_report(self, job: JobId, verdict: &Verdict, blame: Option<Blame>) -> Report {
         Report {
+            blame,
             exit_code: self.exit_code,
             signal: self.signal,
             commit: self.commit,

@@ -39,7 +39,7 @@ pub use limits::{
     parse_duration,
 };
 pub use network::{Destination, Egress, InvalidDestination, NetworkMode, Protocol};
-pub use report::{LimitsInForce, Pressure, Report, ResourceUse, StageTime};
+pub use report::{Blame, LimitsInForce, Pressure, Report, ResourceUse, StageTime};
 pub use secret::Secret;
 pub use source::{GitRef, GitUrl, InvalidSource, Scheme, SourceLocation, SourceSpec, SubDir};
 pub use verdict::{Failure, OutOfMemory, ResourceLimit, TimeLimit, Verdict};

@@ -108,6 +108,16 @@ pub struct LimitsInForce {
     pub unlimited: Vec<String>,
 }
 
+/// Whose an infrastructure failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Blame {
+    /// This host's, or that of the place where results go: the next job may meet it as well.
+    Host,
+    /// That of a server which this job alone may need, or of somebody who published the same version.
+    Elsewhere,
+}
+
 /// The record of one attempt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
@@ -119,6 +129,8 @@ pub struct Report {
     pub verdict: &'static str,
     /// Why, for people; absent on success.
     pub reason: Option<String>,
+    /// Who can mend it, where the verdict is [`Verdict::Infrastructure`].
+    pub blame: Option<Blame>,
     /// Which bound was reached, where one was: [`Verdict::limit`].
     pub limit_reached: Option<&'static str>,
     /// The code the job's command ended with, where it ended by itself.
@@ -159,6 +171,7 @@ impl Report {
             job,
             verdict: verdict.word(),
             reason: verdict.reason(),
+            blame: None,
             limit_reached: verdict.limit(),
             exit_code: None,
             signal: None,
