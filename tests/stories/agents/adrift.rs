@@ -319,6 +319,8 @@ stories! {
             let alarms = status["alarms"].to_string();
             alarms.contains("failures") && alarms.contains("one is tried in") && status["host_ready"] == false
         });
+        // It tells its server of the last one a moment later.
+        scene.server.wait("the last one that was burnt is told", |history| failed(history) >= 3);
         assert_eq!(scene.server.look(failed), 3);
         scene.bucket.calm();
         for id in &builds[3..] {
@@ -328,6 +330,25 @@ stories! {
         assert!(!agent.status()["alarms"].to_string().contains("failures"));
         agent.stop();
         assert_eq!(scene.server.look(|history| history.count(Status::Success)), 3);
+    }
+
+    /// Whoever names a registry that is away stops nobody else's builds.
+    fn a_registry_that_is_away(world) {
+        let scene = Scene::new();
+        let repository = scene.project(world, "succeeds");
+        let source = format!("file://{}", repository.display());
+        scene.server.project("away", &source, "127.0.0.1:1/no/image:1");
+        let agent = scene.agent(world).start();
+        for n in 0..5 {
+            let id = scene.server.trigger("away", "", &format!("v{n}"));
+            let build = scene.server.ended(id);
+            assert!(build.error.as_deref().unwrap_or_default().contains("registry"), "{build:#?}");
+        }
+        let status = agent.status();
+        assert!(status["host_ready"] == true && !status["alarms"].to_string().contains("failures"), "{status}");
+        let id = scene.server.trigger("succeeds", "", "v1");
+        scene.is_published(world, id);
+        agent.stop();
     }
 
     /// A bound that no disk of this host could keep is found before a job is.
