@@ -10,6 +10,7 @@ mod depot;
 mod fault;
 mod headers;
 mod hold;
+mod others;
 mod parts;
 mod plan;
 mod prefix;

@@ -96,9 +96,38 @@ told_to_both! {
         store.put(&format!("{slug}/1/index.html"), b"<h1>start</h1>");
         store.put(&format!("{slug}/1/gone.html"), b"x");
         let done = publish(&depot(store), (&slug, "1"), SITE).unwrap();
-        assert_eq!((done.put, done.removed), (9, 1));
+        assert_eq!((done.put, done.removed), (9, 0));
         let object = store.object(&format!("{slug}/1/index.html")).unwrap();
         assert_eq!(object.content_type, "text/html; charset=utf-8");
+        assert!(store.object(&format!("{slug}/1/gone.html")).is_some());
+    }
+
+    fn what_another_program_has_put_is_never_deleted(store) {
+        let slug = slug("filled");
+        let depot = depot(store);
+        let key = |path: &str| format!("{slug}/release/{path}");
+        let others = ["2.0/a.css", "2.0/index.html", "css/old.css", "old.html"];
+        for path in others.iter().chain(&["index.html"]) {
+            store.put(&key(path), b"another program's");
+        }
+        let told = |leftovers: &[String]| -> Vec<String> {
+            leftovers.iter().map(|left| left.split(" not put").next().unwrap().to_owned()).collect()
+        };
+        // The second one has a stale file of its own, and the third one nothing to do.
+        for (files, put, removed) in [(SITE, 9, 0), (&SITE[..3], 0, 6), (&SITE[..3], 0, 0)] {
+            let done = publish(&depot, (&slug, "release"), files).unwrap();
+            assert_eq!((done.put, done.removed), (put, removed));
+            let wanted = [("2.0/", "2 objects"), ("css/old.css", "1 object"), ("old.html", "1 object")];
+            assert_eq!(told(&done.leftovers), wanted.map(|(path, n)| format!("{}: {n}", key(path))));
+            for path in others {
+                assert!(store.object(&key(path)).is_some(), "{path}");
+            }
+        }
+        // It is no obstacle to the version whose files they are.
+        publish(&depot, (&slug, "release/2.0"), SITE).unwrap();
+        let done = publish(&depot, (&slug, "release"), &SITE[..3]).unwrap();
+        assert_eq!(told(&done.leftovers).len(), 2, "a version of its own is nothing to tell of");
+        assert_eq!(store.keys(&key("2.0/")).len(), 10);
     }
 
     fn stale_files_go_and_neighbours_stay(store) {
