@@ -8,6 +8,7 @@ mod api;
 mod client;
 mod depot;
 mod fault;
+mod fence;
 mod headers;
 mod hold;
 mod others;

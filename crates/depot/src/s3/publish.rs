@@ -20,6 +20,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use super::api::{Kept, Listed};
+use super::client::Client;
 use super::depot::Inner;
 use super::hold::{Hold, Said};
 use super::others::{Others, told};
@@ -153,7 +154,7 @@ impl Publication {
         open: &Arc<Open>,
         reached: &Arc<Reached>,
     ) -> Result<Uploaded, DepotError> {
-        let client = &self.inner.client;
+        let client = &Arc::new(self.inner.client.within(hold.fence()));
         let repairs = found.is_half();
         if repairs {
             reached.set(Visible::Earlier);
@@ -190,7 +191,8 @@ impl Publication {
         });
 
         let mut counts = Counts::default();
-        self.put_all(plan.files, &begun, open, &mut counts).await?;
+        self.put_all(client, plan.files, &begun, open, &mut counts)
+            .await?;
         let unrecorded = !matches!(found, Found::Record(_)) || repairs;
         if !plan.stale.is_empty() || unrecorded {
             begun.touch(Phase::Start).await?;
@@ -220,7 +222,8 @@ impl Publication {
             let again;
             (again, stale) = counts.published.take(odd);
             removed += stale.len();
-            self.put_all(again, &begun, open, &mut counts).await?;
+            self.put_all(client, again, &begun, open, &mut counts)
+                .await?;
         }
         if hold.complete(&digest).await? == Said::Late
             && !self.odd(&counts.published, others, &kept).await?.is_empty()
@@ -340,13 +343,14 @@ impl Publication {
 
     async fn put_all(
         &self,
+        client: &Arc<Client>,
         files: Vec<Planned>,
         begun: &Arc<Begun>,
         open: &Arc<Open>,
         counts: &mut Counts,
     ) -> Result<(), DepotError> {
         let uploads = Arc::new(Uploads {
-            client: Arc::clone(&self.inner.client),
+            client: Arc::clone(client),
             tree: Arc::clone(&self.tree),
             rules: Arc::clone(&self.inner.rules),
             memory: Arc::clone(&self.inner.memory),
