@@ -200,9 +200,10 @@ impl Client {
     pub(crate) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, Trouble> {
         let mut failed = 0;
         loop {
+            let once = Box::pin(self.once(ask));
             let asked = match &self.fence {
-                Some(fence) => fence.within(self.once(ask)).await,
-                None => Some(self.once(ask).await),
+                Some(fence) => fence.within(once).await,
+                None => Some(once.await),
             };
             // What the fence has cut off is no failure of the store's.
             let Some(asked) = asked else { continue };

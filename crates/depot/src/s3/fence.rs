@@ -67,3 +67,47 @@ impl Fence {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const OPEN_FOR: Duration = Duration::from_secs(15);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_under_way_is_dropped_when_the_word_is_old() {
+        let fence = Fence::new(OPEN_FOR);
+        assert_eq!(fence.within(ready(1)).await, Some(1), "nothing is said yet");
+        let sent = Instant::now();
+        fence.said(sent);
+        // A word that is said meanwhile keeps it open.
+        let again = async {
+            sleep(OPEN_FOR / 3).await;
+            fence.said(Instant::now());
+        };
+        let (dropped, ()) = tokio::join!(fence.within(pending::<()>()), again);
+        assert_eq!((dropped, fence.is_open()), (None, false));
+        assert_eq!(sent.elapsed().as_secs(), 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_sent_after_the_next_word_and_not_before() {
+        let fence = Fence::new(OPEN_FOR);
+        let start = Instant::now();
+        fence.said(start);
+        sleep(OPEN_FOR).await;
+        let words = async {
+            sleep(Duration::from_secs(1)).await;
+            // It was too long on its way.
+            fence.said(start + Duration::from_secs(1));
+            sleep(Duration::from_secs(4)).await;
+            fence.said(Instant::now());
+        };
+        let (sent, ()) = tokio::join!(fence.within(async { start.elapsed().as_secs() }), words);
+        assert_eq!(sent, Some(20));
+    }
+}

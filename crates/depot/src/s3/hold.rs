@@ -8,8 +8,8 @@
 //!
 //! A store has no locks. What it has is one object for each version, the record, and this is done with it:
 //!
-//! - a record that says "publishing" is left alone for as long as its publication may go on (the lease), and one whose
-//!   publication says that it goes on is not touched;
+//! - a record that says "publishing" is left alone for as long as its publication may go on: it is watched for a lease, by
+//!   the watcher's own clock, and one that changes meanwhile is not touched;
 //! - whoever cannot say that it goes on changes nothing any more (`fence`), long before another one takes the version;
 //! - each write of it is conditional on what was read before (`If-Match`, `If-None-Match`), so that of two that begin at the
 //!   same moment one is refused;
@@ -43,9 +43,6 @@ const BEATS: u32 = 8;
 
 /// How long a publication that has failed may take to say so.
 const LETTING_GO: Duration = Duration::from_secs(10);
-
-/// Stores tell times in whole seconds.
-const SECOND: Duration = Duration::from_secs(1);
 
 /// When the last word was said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,16 +88,11 @@ impl Hold {
             before: None,
             ours: Mutex::new(None),
         };
-        let since = Instant::now();
         hold.before = hold.read().await?;
+        // From when it was read: getting there may have taken long, and says nothing of it.
+        let since = Instant::now();
         let mut found = found(hold.before.as_ref());
-        let age = hold.before.as_ref().and_then(|read| read.age);
-        let age = age.unwrap_or_default().saturating_sub(SECOND);
-        // Its age is by clocks of others, which may be wrong. For as long as its publication may change anything it is
-        // watched by our own clock, and for one word more.
-        let least = lease / 2 + lease / BEATS;
-        let may_go_on = |watched: Duration| watched < least || age + watched < lease;
-        while found.is_live() && may_go_on(since.elapsed()) {
+        while found.is_live() && since.elapsed() < lease {
             sleep(lease / BEATS).await;
             let read = hold.read().await?;
             let next = self::found(read.as_ref());
@@ -123,19 +115,15 @@ impl Hold {
         }
         let there = self.read().await?;
         // It is ours already if an earlier try had an answer that was lost.
-        if !found(there.as_ref()).is_of(&record.attempt) {
-            if bytes(there.as_ref()) != bytes(self.before.as_ref()) {
-                return Err(self.overtaken());
-            }
-            let sent = Instant::now();
-            self.write(record, there.as_ref()).await?;
-            self.there(record).await?;
-            self.fence.said(sent);
-        } else {
-            let sent = Instant::now();
-            self.write(record, there.as_ref()).await?;
-            self.fence.said(sent);
+        if !found(there.as_ref()).is_of(&record.attempt)
+            && bytes(there.as_ref()) != bytes(self.before.as_ref())
+        {
+            return Err(self.overtaken());
         }
+        let sent = Instant::now();
+        self.write(record, there.as_ref()).await?;
+        self.there(record).await?;
+        self.fence.said(sent);
         *ours = Some(record.clone());
         Ok(())
     }
@@ -166,10 +154,6 @@ impl Hold {
         // A try that comes late must not be made again blindly: it could come after another one's record.
         let client = self.client.once_each();
         let there = self.there_by(&client, record).await?;
-        // Once somebody could have taken it, another word than our last one may be a late one of ours over theirs.
-        if !self.fence.is_open() && *there.bytes != *record.to_json() {
-            return Err(self.overtaken());
-        }
         let record = record.clone().again();
         let sent = Instant::now();
         self.write_by(&client, &record, Some(&there)).await?;
@@ -199,7 +183,7 @@ impl Hold {
         self.write(&record, Some(&there)).await?;
         self.fence.said(since);
         *ours = Some(record);
-        Ok(if since.elapsed() < self.lease / 2 {
+        Ok(if self.fence.is_open() {
             Said::InTime
         } else {
             Said::Late
@@ -227,11 +211,10 @@ impl Hold {
             let there = self.read().await.ok()?;
             let next = match found(there.as_ref()) {
                 Found::Record(found) => match (found.attempt == record.attempt, found.state) {
-                    (true, State::Publishing) if !disturbed => Some(record.clone().failed()),
+                    (true, State::Publishing) if !disturbed => Some(found.failed()),
+                    (true, State::Publishing) => Some(found.mixed()),
                     // What we have put may have come after its last look.
-                    (true, State::Publishing) | (false, State::Complete) => {
-                        Some(record.clone().mixed())
-                    }
+                    (false, State::Complete) => Some(record.clone().mixed()),
                     // The last write was done, and only its answer was lost; or another one goes on, and looks later.
                     (true, State::Complete) | (false, State::Publishing) => None,
                 },
@@ -249,7 +232,13 @@ impl Hold {
 
     async fn there_by(&self, client: &Client, record: &Record) -> Result<Read, DepotError> {
         match client.get(&self.key).await? {
-            Some(read) if found(Some(&read)).is_of(&record.attempt) => Ok(read),
+            // Once somebody could have taken it, another word than our last one may be a late one of ours over theirs.
+            Some(read)
+                if *read.bytes == *record.to_json()
+                    || self.fence.is_open() && found(Some(&read)).is_of(&record.attempt) =>
+            {
+                Ok(read)
+            }
             _ => Err(self.overtaken()),
         }
     }
@@ -289,7 +278,7 @@ impl Hold {
             .await?;
         if put == PutOutcome::Unmet {
             // Unless it is what we have put ourselves, with an answer that was lost.
-            let there = self.read().await?;
+            let there = client.get(&self.key).await?;
             if bytes(there.as_ref()) != Some(&content) {
                 return Err(self.overtaken());
             }
