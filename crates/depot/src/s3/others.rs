@@ -23,24 +23,29 @@ const MOST_TOLD: usize = 20;
 pub(crate) struct Others(BTreeSet<String>);
 
 impl Others {
-    /// Those that hold the objects `foreign`, beside an output of the files `ours`; all relative to the prefix.
-    pub(crate) fn beside<'a>(
-        foreign: impl Iterator<Item = &'a str>,
+    /// Those that hold the objects `there`, beside an output of the files `ours`, and how many objects each of them has; all
+    /// relative to the prefix. `known` is what was written down before; `None`: nothing was, and nothing is known to be
+    /// Bryo's.
+    pub(crate) fn among<'a>(
+        known: Option<&Self>,
+        there: impl Iterator<Item = &'a str>,
         ours: impl Iterator<Item = &'a str>,
-    ) -> Self {
-        let mut shared = BTreeSet::new();
-        for file in ours {
-            shared.extend(directories(file));
+    ) -> (Self, BTreeMap<String, u64>) {
+        let shared: BTreeSet<_> = ours.flat_map(directories).collect();
+        let mut counts = BTreeMap::new();
+        for key in there {
+            let Some(name) = known.map_or(Some(""), |known| known.name_of(key)) else {
+                continue;
+            };
+            // Never further up than before: what is beside it there was Bryo's.
+            let apart = directories(key)
+                .find(|directory| directory.len() >= name.len() && !shared.contains(directory));
+            *counts.entry(apart.unwrap_or(key).to_owned()).or_default() += 1;
         }
-        let mut names = BTreeSet::new();
-        for key in foreign {
-            let apart = directories(key).find(|directory| !shared.contains(directory));
-            names.insert(apart.unwrap_or(key).to_owned());
-            if names.len() > MOST_NAMES {
-                return Self(BTreeSet::from([String::new()]));
-            }
+        if counts.len() > MOST_NAMES {
+            counts = BTreeMap::from([(String::new(), counts.values().sum())]);
         }
-        Self(names)
+        (Self(counts.keys().cloned().collect()), counts)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -58,37 +63,19 @@ impl Others {
             .map(|name| &**name)
             .next()
     }
-
-    /// Without those of which nothing is there any more, and with how many objects there are of each.
-    pub(crate) fn counted<'a>(
-        &self,
-        there: impl Iterator<Item = &'a str>,
-    ) -> (Self, BTreeMap<String, u64>) {
-        let mut counts = BTreeMap::new();
-        for name in there.filter_map(|key| self.name_of(key)) {
-            *counts.entry(name.to_owned()).or_default() += 1;
-        }
-        (Self(counts.keys().cloned().collect()), counts)
-    }
 }
 
-/// What to say of them to the reader of a report; bounded.
+/// What to say of them to the reader of a log; bounded.
 pub(crate) fn told(prefix: &str, counts: &BTreeMap<String, u64>) -> Vec<String> {
     let one = |(name, count): (&String, &u64)| {
-        let (objects, them) = if *count == 1 {
-            ("object", "it")
-        } else {
-            ("objects", "them")
-        };
-        format!(
-            "{prefix}{name}: {count} {objects} not put by Bryo; left there, delete {them} by hand if nobody needs {them}"
-        )
+        let objects = if *count == 1 { "object" } else { "objects" };
+        // A stranger's words: nothing that a terminal would obey.
+        let name = name.replace(char::is_control, "\u{fffd}");
+        format!("{prefix}{name}: {count} {objects}")
     };
     let mut told: Vec<_> = counts.iter().take(MOST_TOLD).map(one).collect();
     if let Some(more @ 1..) = counts.len().checked_sub(MOST_TOLD) {
-        told.push(format!(
-            "{prefix}: {more} more places with objects not put by Bryo"
-        ));
+        told.push(format!("{prefix}: {more} more places"));
     }
     told
 }
@@ -102,16 +89,22 @@ fn directories(path: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
-    fn others(foreign: &[&str]) -> Others {
-        let ours = ["index.html", "img/a/new.png"];
-        Others::beside(foreign.iter().copied(), ours.into_iter())
+    const OURS: [&str; 2] = ["index.html", "img/a/new.png"];
+
+    fn among(known: Option<&Others>, there: &[&str]) -> (Others, BTreeMap<String, u64>) {
+        Others::among(known, there.iter().copied(), OURS.into_iter())
+    }
+
+    fn names(others: &Others) -> Vec<&str> {
+        others.0.iter().map(|name| &**name).collect()
     }
 
     #[test]
     fn places_are_named_as_far_up_as_nothing_of_ours_is_there() {
-        let found = others(&["2.0/a/b", "2.0/c", "old.html", "img/b/x", "img/a/x"]);
-        let names: Vec<_> = found.0.iter().map(|name| &**name).collect();
-        assert_eq!(names, ["2.0/", "img/a/x", "img/b/", "old.html"]);
+        let there = ["2.0/a/b", "2.0/c", "old.html", "img/b/x", "img/a/x"];
+        let (found, counts) = among(None, &there);
+        assert_eq!(names(&found), ["2.0/", "img/a/x", "img/b/", "old.html"]);
+        assert_eq!((counts["2.0/"], counts["old.html"]), (2, 1));
         for (key, is) in [
             ("2.0/new", true),
             ("2.0x", false),
@@ -122,22 +115,53 @@ mod tests {
         ] {
             assert_eq!(found.has(key), is, "{key}");
         }
-        let (left, counts) = found.counted(["2.0/x", "2.0/y", "index.html"].into_iter());
-        assert_eq!((left.has("2.0/x"), left.has("old.html")), (true, false));
-        assert_eq!(counts, BTreeMap::from([("2.0/".to_owned(), 2)]));
+    }
+
+    #[test]
+    fn what_is_known_is_named_more_closely_and_never_more_widely() {
+        let known = |names: &[&str]| Others(names.iter().map(|name| (*name).to_owned()).collect());
+        for (before, there, after) in [
+            // What is gone is forgotten, and what was never theirs is not theirs.
+            (
+                &["2.0/", "gone/"][..],
+                &["2.0/x", "ours.html"][..],
+                &["2.0/"][..],
+            ),
+            // A directory that got a file of ours.
+            (
+                &["img/"],
+                &["img/a/x", "img/b/x", "img/c"],
+                &["img/a/x", "img/b/", "img/c"],
+            ),
+            // One that has none any more: it may have others that were.
+            (
+                &["css/a/x"],
+                &["css/a/x", "css/a/ours", "css/b"],
+                &["css/a/x"],
+            ),
+            (&[""], &["css/x", "y"], &["css/", "y"]),
+        ] {
+            let (found, _) = among(Some(&known(before)), there);
+            assert_eq!(names(&found), after, "{before:?} {there:?}");
+        }
     }
 
     #[test]
     fn of_too_many_nothing_is_deleted_and_few_are_told() {
         let many: Vec<_> = (0..=MOST_NAMES).map(|n| format!("{n}.html")).collect();
         let many: Vec<_> = many.iter().map(|name| &**name).collect();
-        assert!(others(&many).has("anything") && !others(&many[1..]).has("anything"));
-        let (_, counts) = others(&many[1..]).counted(many.into_iter());
+        let (all, counts) = among(None, &many);
+        assert!(all.has("anything") && counts.values().sum::<u64>() == many.len() as u64);
+        assert_eq!(told("p/1/", &counts), ["p/1/: 501 objects"]);
+        let (named, counts) = among(None, &many[1..]);
+        assert!(!named.has("anything"));
         let told = told("p/1/", &counts);
         assert_eq!(told.len(), MOST_TOLD + 1);
+        assert_eq!(told[MOST_TOLD], "p/1/: 480 more places");
+        let odd = BTreeMap::from([("a\n\u{1b}[31m/".to_owned(), 1)]);
         assert_eq!(
-            told[MOST_TOLD],
-            "p/1/: 480 more places with objects not put by Bryo"
+            super::told("p/1/", &odd),
+            ["p/1/a\u{fffd}\u{fffd}[31m/: 1 object"]
         );
     }
 }

@@ -118,14 +118,11 @@ pub(crate) fn compare(
         }
     }
     let inside = prefix.keys().len();
-    let others = match known {
-        Some(known) => known.clone(),
-        None => Others::beside(
-            there.keys().map(|key| within(key, inside)),
-            files.iter().map(|planned| within(&planned.key, inside)),
-        ),
-    };
-    let (others, counts) = others.counted(there.keys().map(|key| within(key, inside)));
+    let (others, counts) = Others::among(
+        known,
+        there.keys().map(|key| within(key, inside)),
+        files.iter().map(|planned| within(&planned.key, inside)),
+    );
     let mut stale: Vec<_> = there
         .into_keys()
         .filter(|key| !others.has(within(key, inside)))

@@ -52,9 +52,10 @@ pub struct Uploaded {
     pub removed: u64,
     /// Whether an earlier publication had failed half-way, which this one has repaired.
     pub repaired: bool,
-    /// Stale objects that could not be deleted, with the reason: the next publication tries again. And, by directory, what
-    /// was there before Bryo published and is left alone.
+    /// Stale objects that could not be deleted, with the reason: the next publication tries again.
     pub leftovers: Vec<String>,
+    /// What was there before Bryo published and is left alone: how many objects where, in 21 lines at most.
+    pub others: Vec<String>,
 }
 
 /// What readers may see of a version whose publication failed.
@@ -173,9 +174,6 @@ impl Publication {
             &nested,
             found.others(),
         )?;
-        if repairs {
-            self.forget_uploads(&nested, &plan.others).await;
-        }
         if !same {
             // An object with the right bytes may have the wrong headers: nothing is known of it.
             plan.files.iter_mut().for_each(|file| file.there = None);
@@ -190,6 +188,11 @@ impl Publication {
             repairs,
         });
 
+        // Where nothing is known of what is ours, uploads are nobody's to give up either.
+        if repairs && found.others().is_some() {
+            begun.take().await?;
+            self.forget_uploads(client, &plan.others).await;
+        }
         let mut counts = Counts::default();
         self.put_all(client, plan.files, &begun, open, &mut counts)
             .await?;
@@ -237,13 +240,11 @@ impl Publication {
             unchanged,
             removed: removed.saturating_sub(kept.len()) as u64,
             repaired: repairs,
-            leftovers: told(&self.prefix.keys(), &plan.counts)
+            leftovers: kept
                 .into_iter()
-                .chain(
-                    kept.iter()
-                        .map(|kept| format!("{}: {}", kept.key, kept.why)),
-                )
+                .map(|kept| format!("{}: {}", kept.key, kept.why))
                 .collect(),
+            others: told(&self.prefix.keys(), &plan.counts),
         })
     }
 
@@ -292,12 +293,16 @@ impl Publication {
     }
 
     /// Uploads in parts that an attempt has left which was killed. Not every store can list them; one that cannot has to
-    /// forget them by itself. Those of versions inside this one's prefix may go on.
-    async fn forget_uploads(&self, nested: &[Prefix], others: &Others) {
-        let client = &self.inner.client;
+    /// forget them by itself. Those of versions inside this one's prefix may go on: such a version has its record before it
+    /// has uploads.
+    async fn forget_uploads(&self, client: &Client, others: &Others) {
         let prefix = self.prefix.keys();
+        let begun = client.begun(&prefix).await.unwrap_or_default();
+        let Ok(nested) = self.nested().await else {
+            return;
+        };
         let nested: Vec<_> = nested.iter().map(Prefix::keys).collect();
-        for (key, id) in client.begun(&prefix).await.unwrap_or_default() {
+        for (key, id) in begun {
             let is_ours = !nested.iter().any(|keys| key.starts_with(keys))
                 && !others.has(&key[prefix.len()..]);
             if is_ours {
@@ -394,10 +399,15 @@ struct Begun {
 }
 
 impl Begun {
+    /// The version is ours from here on.
+    async fn take(&self) -> Result<(), DepotError> {
+        let take = || self.hold.take(&self.record);
+        self.done.get_or_try_init(take).await.map(drop)
+    }
+
     /// The store is about to be changed in `phase`.
     async fn touch(&self, phase: Phase) -> Result<(), DepotError> {
-        let take = || self.hold.take(&self.record);
-        self.done.get_or_try_init(take).await?;
+        self.take().await?;
         let new = self.new;
         self.reached.set(match phase {
             // The pages of a half publication are a mixture from the beginning.
