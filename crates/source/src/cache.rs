@@ -209,7 +209,12 @@ impl SourceCache {
         let ready = match got.ready {
             Some(ready) => Some(ready),
             None => {
-                let place = Place::new(&self.paths, &got.origin.key, got.commit.clone());
+                let place = Place::new(
+                    &self.paths,
+                    &got.origin.key,
+                    got.commit.clone(),
+                    self.policy.lfs,
+                );
                 let boot = self.boot.clone();
                 blocking(move || place.try_open(&boot)).await?
             }
@@ -293,7 +298,7 @@ impl SourceCache {
         if !mirror::has_stamp(&self.paths.mirror(&origin.key), origin) {
             return Ok(None);
         }
-        let place = Place::new(&self.paths, &origin.key, id.clone());
+        let place = Place::new(&self.paths, &origin.key, id.clone(), self.policy.lfs);
         let ready = place.try_open(&self.boot)?;
         Ok(ready.map(|ready| Obtained {
             commit: id.clone(),
@@ -316,7 +321,7 @@ impl SourceCache {
         if !mirror::has_stamp(&mirror, origin) {
             return Ok(Looked::ToFetch(Box::new(request)));
         }
-        let place = Place::new(&self.paths, &origin.key, id.clone());
+        let place = Place::new(&self.paths, &origin.key, id.clone(), self.policy.lfs);
         let ready = place.try_open(&self.boot)?;
         let mut commit = id.clone();
         if ready.is_none() || request.subdir.is_some() {
@@ -414,7 +419,12 @@ impl SourceCache {
         progress: &Progress,
     ) -> Result<Checkout, SourceError> {
         let whole = &gathered.contents.parts[0].0;
-        let place = Place::new(&self.paths, whole, fetched.commit.clone());
+        let place = Place::new(
+            &self.paths,
+            whole,
+            fetched.commit.clone(),
+            gathered.contents.lfs,
+        );
         let mut repairs: BTreeMap<&RepositoryKey, String> = BTreeMap::new();
         loop {
             let shared = place.lock(Access::Shared).await?;
@@ -437,6 +447,12 @@ impl SourceCache {
                         return Err(error);
                     }
                     self.repair(origin, &damaged.commit, progress).await?;
+                    if gathered.contents.lfs {
+                        // They were in the mirror that is gone.
+                        let mut contents = gathered.contents.clone();
+                        self.bring_lfs(&mut contents, &gathered.origins, progress)
+                            .await?;
+                    }
                     repairs.insert(key, repaired(origin));
                 }
             }

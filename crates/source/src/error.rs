@@ -139,6 +139,18 @@ pub enum SourceError {
         /// Which entry, and why.
         detail: String,
     },
+    /// An object in Git LFS cannot be had, or is another one.
+    #[error("{path} of {location} is not to be had from Git LFS, object {oid}: {why}")]
+    Lfs {
+        /// The address.
+        location: String,
+        /// A file that points to it.
+        path: String,
+        /// Its SHA-256.
+        oid: String,
+        /// Why.
+        why: String,
+    },
     /// A submodule cannot be had.
     #[error("submodule {path} ({url}) could not be fetched")]
     Submodule {
@@ -226,6 +238,10 @@ impl SourceError {
             }
             Self::Program(_) => Some("install git, and util-linux for prlimit".into()),
             Self::Submodule { source, .. } => source.hint(),
+            Self::Lfs { .. } => Some(
+                "run 'git lfs fetch --all' in the repository that it comes from, or leave --lfs (source.lfs) away"
+                    .into(),
+            ),
             Self::Unreachable { .. }
             | Self::Refused { .. }
             | Self::Limit { .. }

@@ -14,12 +14,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use bryo_model::{Cached, CachedKind, CommitId};
+use bryo_model::{Cached, CachedKind};
 
 use crate::checkout::Place;
 use crate::lock::{Access, Lock};
 use crate::mirror::{remove_all, replace};
-use crate::{RepositoryKey, SourceCache, SourceError};
+use crate::{Paths, RepositoryKey, SourceCache, SourceError};
 
 /// The unit of `st_blocks`.
 const BLOCK: u64 = 512;
@@ -51,8 +51,8 @@ impl SourceCache {
                 .iter()
                 .map(|(_, place)| changed(&[&place.dir().join("ready")]));
             let since = changes.chain([changed(&[&shared])]).max();
-            for (commit, place) in places {
-                all.extend(self.checkout_entry(&key, &commit, &place, since));
+            for (name, place) in places {
+                all.extend(self.checkout_entry(&key, &name, &place, since));
             }
         }
         Ok(all)
@@ -69,10 +69,10 @@ impl SourceCache {
             None => (entry.name.as_str(), None),
         };
         let key = RepositoryKey::named(key);
-        match (entry.kind, commit.map(str::parse)) {
+        match (entry.kind, commit.map(Paths::checkout_of)) {
             (CachedKind::Mirror, None) => self.remove_mirror(&key),
-            (CachedKind::Checkout, Some(Ok(commit))) => {
-                remove_checkout(&Place::new(self.paths(), &key, commit))
+            (CachedKind::Checkout, Some(Some((commit, lfs)))) => {
+                remove_checkout(&Place::new(self.paths(), &key, commit, lfs))
             }
             _ => Ok(true),
         }
@@ -142,15 +142,14 @@ impl SourceCache {
             .collect())
     }
 
-    fn places(&self, key: &RepositoryKey) -> Result<Vec<(CommitId, Place)>, SourceError> {
+    /// By the names of their directories.
+    fn places(&self, key: &RepositoryKey) -> Result<Vec<(String, Place)>, SourceError> {
         let dir = self.paths().checkouts().join(key.to_string());
-        let commits = names(&dir)?.into_iter().filter_map(|n| n.parse().ok());
-        Ok(commits
-            .map(|commit: CommitId| {
-                let place = Place::new(self.paths(), key, commit.clone());
-                (commit, place)
-            })
-            .collect())
+        let known = names(&dir)?.into_iter().filter_map(|name| {
+            let (commit, lfs) = Paths::checkout_of(&name)?;
+            Some((name, Place::new(self.paths(), key, commit, lfs)))
+        });
+        Ok(known.collect())
     }
 
     fn mirror_entry(&self, key: &RepositoryKey, size: (u64, u64)) -> Result<Cached, SourceError> {
@@ -171,7 +170,7 @@ impl SourceCache {
     fn checkout_entry(
         &self,
         key: &RepositoryKey,
-        commit: &CommitId,
+        name: &str,
         place: &Place,
         since: Option<SystemTime>,
     ) -> Option<Cached> {
@@ -181,7 +180,7 @@ impl SourceCache {
         let (bytes, files) = size(place.dir(), since, ready && alone.is_some());
         Some(Cached {
             kind: CachedKind::Checkout,
-            name: format!("{key}/{commit}"),
+            name: format!("{key}/{name}"),
             called: None,
             bytes,
             files,

@@ -38,6 +38,13 @@ pub enum ReachedLimit {
     Bytes(u64),
     /// [`SourceLimits::memory`].
     Memory(u64),
+    /// [`SourceLimits::bytes`], by what the pointers of Git LFS promise.
+    Lfs {
+        /// Bytes of all objects.
+        bytes: u64,
+        /// The bound.
+        most: u64,
+    },
 }
 
 impl fmt::Display for ReachedLimit {
@@ -57,6 +64,11 @@ impl fmt::Display for ReachedLimit {
             Self::Memory(most) => write!(
                 f,
                 "git needs more than {} of memory for it (source.memory)",
+                Size(*most)
+            ),
+            Self::Lfs { bytes, most } => write!(
+                f,
+                "its files in Git LFS have {bytes} bytes, more than {} (source.bytes)",
                 Size(*most)
             ),
         }

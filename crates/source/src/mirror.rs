@@ -225,7 +225,7 @@ impl<'a> LockedMirror<'a> {
     }
 
     /// Work on the mirror's files. The lock goes with it: when the caller goes away, the work goes on to its end.
-    async fn at_work<T, F>(&self, work: F) -> Result<T, SourceError>
+    pub(crate) async fn at_work<T, F>(&self, work: F) -> Result<T, SourceError>
     where
         T: Send + 'static,
         F: FnOnce(&Path, &Origin) -> Result<T, SourceError> + Send + 'static,

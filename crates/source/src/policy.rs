@@ -40,6 +40,8 @@ pub struct SourcePolicy {
     pub limits: SourceLimits,
     /// How many commits of history are fetched; all where it is `None`.
     pub depth: Option<u32>,
+    /// Whether files in Git LFS are brought; otherwise their pointers stay.
+    pub lfs: bool,
     /// Where files are that only git may read, for as long as one fetch: best in memory, and nobody else's.
     pub private: Option<PathBuf>,
 }
@@ -57,6 +59,7 @@ impl Default for SourcePolicy {
             ca_bundle: None,
             limits: SourceLimits::default(),
             depth: None,
+            lfs: false,
             private: None,
         }
     }

@@ -214,6 +214,7 @@ keys! {
     SOURCE_OWN_CREDENTIALS = Key::new("source.own-credentials", Kind::Flag, Found("true for bryo run, false for bryo agent")).variable("BRYO_OWN_CREDENTIALS");
     SOURCE_CA_BUNDLE = Key::new("source.ca-bundle", Kind::Path, Found("the system's")).variable("BRYO_SOURCE_CA_BUNDLE");
     SOURCE_DEPTH = Key::new("source.depth", Kind::Small, Absent).variable("BRYO_SOURCE_DEPTH");
+    SOURCE_LFS = Key::new("source.lfs", Kind::Flag, Is("false")).variable("BRYO_SOURCE_LFS");
     SOURCE_TIMEOUT = Key::new("source.timeout", Kind::Time, Is("1h"));
     SOURCE_STALL = Key::new("source.stall", Kind::Time, Is("2m"));
     SOURCE_BYTES = Key::new("source.bytes", Kind::Size, Is("8g"));

@@ -76,6 +76,7 @@ impl SourceCache {
                 parts: vec![part(origin, commit, String::new())],
                 notices: Vec::new(),
                 left_out: Vec::new(),
+                lfs: self.policy().lfs,
             },
             origins: vec![origin.clone()],
             holds: Vec::new(),
@@ -116,6 +117,11 @@ impl SourceCache {
                     .await?;
                 parents.push_back(child);
             }
+        }
+        if all.contents.lfs {
+            all.was_cached &= self
+                .bring_lfs(&mut all.contents, &all.origins, progress)
+                .await?;
         }
         Ok(all)
     }

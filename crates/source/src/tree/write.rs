@@ -15,6 +15,8 @@ use git2::{ObjectType, Odb};
 use super::index::{self, Stat};
 use super::plan::{Entry, shown};
 use super::{Kind, Part, Plan, odb};
+use crate::lfs::pointer::{self, Pointer, Reading};
+use crate::lfs::store::{self, NotCopied};
 use crate::objects::damaged;
 use crate::{Progress, SourceError};
 
@@ -38,6 +40,8 @@ const LONGEST_TARGET: usize = 4095;
 pub(crate) struct Base {
     /// The top of this part's share of it.
     pub(crate) dir: PathBuf,
+    /// Its pointers of Git LFS were replaced.
+    pub(crate) lfs: bool,
 }
 
 /// What all threads work on.
@@ -48,6 +52,7 @@ struct Work<'a> {
     base: Option<&'a Base>,
     entries: &'a [Entry],
     masked: bool,
+    lfs: Option<&'a Path>,
     next: AtomicUsize,
     done: AtomicUsize,
     told: AtomicUsize,
@@ -68,6 +73,8 @@ pub(crate) struct To<'a> {
     /// The index that is made.
     pub(crate) index: &'a Path,
     pub(crate) base: Option<&'a Base>,
+    /// Where the objects of Git LFS are, for a tree that has them instead of their pointers.
+    pub(crate) lfs: Option<&'a Path>,
     /// The umask takes bits that others need.
     pub(crate) masked: bool,
     /// Bytes that the whole tree may have, and what is left of them.
@@ -104,6 +111,7 @@ pub(crate) fn write(
         base: to.base,
         entries: &plan.entries,
         masked: to.masked,
+        lfs: to.lfs,
         next: AtomicUsize::new(0),
         done: AtomicUsize::new(0),
         told: AtomicUsize::new(0),
@@ -205,9 +213,28 @@ impl Work<'_> {
                 .part
                 .refused(&format!("{path}: it is a {kind} and not a file")));
         }
-        self.take(entry, u64::try_from(size).unwrap_or(u64::MAX))?;
+        let small = self.lfs.filter(|_| size < pointer::LARGEST);
+        let (lfs, blob) = match small {
+            Some(lfs) => {
+                let blob = odb.read(entry.id).map_err(failed)?;
+                let content = match pointer::read(blob.data()) {
+                    Reading::Pointer(pointer) => Some((lfs, pointer)),
+                    Reading::Malformed | Reading::Content => None,
+                };
+                (content, Some(blob))
+            }
+            None => (None, None),
+        };
+        let bytes = match &lfs {
+            Some((_, pointer)) => pointer.size,
+            None => u64::try_from(size).unwrap_or(u64::MAX),
+        };
+        self.take(entry, bytes)?;
         let _alone = (size > LARGE).then(|| self.large.lock());
-        let blob = odb.read(entry.id).map_err(failed)?;
+        let blob = match blob {
+            Some(blob) => blob,
+            None => odb.read(entry.id).map_err(failed)?,
+        };
         let mode = match entry.kind {
             Kind::Executable => 0o755,
             _ => 0o644,
@@ -218,8 +245,12 @@ impl Work<'_> {
             .mode(mode)
             .open(&path)
             .map_err(SourceError::io(&path))?;
-        file.write_all(blob.data())
-            .map_err(SourceError::io(&path))?;
+        match &lfs {
+            Some((objects, pointer)) => self.content(objects, pointer, entry, &mut file)?,
+            None => file
+                .write_all(blob.data())
+                .map_err(SourceError::io(&path))?,
+        }
         if self.masked {
             file.set_permissions(fs::Permissions::from_mode(mode))
                 .map_err(SourceError::io(&path))?;
@@ -227,6 +258,23 @@ impl Work<'_> {
         file.metadata()
             .map(|meta| Stat::of(&meta))
             .map_err(SourceError::io(&path))
+    }
+
+    /// The content that a pointer stands for.
+    fn content(
+        &self,
+        objects: &Path,
+        pointer: &Pointer,
+        entry: &Entry,
+        file: &mut fs::File,
+    ) -> Result<(), SourceError> {
+        store::copy(objects, pointer, file).map_err(|not| {
+            if matches!(not, NotCopied::Wrong(_)) {
+                // The next fetch brings it again.
+                let _ = fs::remove_file(store::place(objects, pointer));
+            }
+            not.told(&self.part.location, &self.part.shown(&entry.path), pointer)
+        })
     }
 
     /// Takes a file's bytes from those that the tree may have.

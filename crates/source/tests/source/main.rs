@@ -15,6 +15,8 @@ mod hostile;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod lfs;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod local;

@@ -51,6 +51,7 @@ impl Reader<'_> {
             ca_bundle: self.certificates(&keys::SOURCE_CA_BUNDLE, ""),
             limits,
             depth: self.small(&keys::SOURCE_DEPTH),
+            lfs: self.flag(&keys::SOURCE_LFS),
             private: places.runtime.as_ref().map(|dir| dir.join("bryo/source")),
         }
     }
