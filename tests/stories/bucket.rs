@@ -464,7 +464,8 @@ impl Query {
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
         let pair = |pair: &str| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(name), decode(value))
+            // Other than in a path, a plus is a space here: so clients write one.
+            (decode(name), decode(&value.replace('+', " ")))
         };
         Self(pairs.map(pair).collect())
     }

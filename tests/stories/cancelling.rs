@@ -1,10 +1,12 @@
 //! Ctrl-C in each stage: nothing published, nothing left, 130.
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
 use crate::stories;
+use bryo_stories::{Going, Runtime, World, wait_until};
 
 /// A server that accepts and never answers; the attempt is stuck in whatever stage speaks to it.
 fn silent() -> (TcpListener, String) {
@@ -90,5 +92,80 @@ stories! {
         assert!(!world.site().exists());
         let beside: Vec<_> = std::fs::read_dir(world.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         assert!(beside.iter().all(|n| !n.contains(".bryo")), "{beside:?}");
+    }
+
+    fn while_crun_makes_the_container(world) {
+        let Some(slow) = SlowCrun::new(world) else { return };
+        let going = slow.start(world);
+        going.signal(Signal::SIGTERM);
+        going.end().ended(130, "cancelled");
+        assert!(!slow.is_at_work());
+    }
+
+    fn killed_while_crun_makes_the_container(world) {
+        let Some(slow) = SlowCrun::new(world) else { return };
+        let going = slow.start(world);
+        going.signal(Signal::SIGKILL);
+        wait_until("crun has ended", || !slow.is_at_work());
+        going.abandon();
+        // Which removes what is left.
+        world.build("succeeds", &[]).ended(0, "succeeded");
+    }
+}
+
+/// A crun that never comes to its end is found first.
+struct SlowCrun {
+    bin: PathBuf,
+    mark: PathBuf,
+}
+
+impl SlowCrun {
+    /// None where crun is not what is told about.
+    fn new(world: &World) -> Option<Self> {
+        if world.runtime() != Runtime::Crun {
+            return None;
+        }
+        let (bin, mark) = (world.path().join("bin"), world.path().join("making"));
+        std::fs::create_dir(&bin).unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_bryo-slow-crun"), bin.join("crun")).unwrap();
+        Some(Self { bin, mark })
+    }
+
+    /// Starts a job and waits until its container is being made.
+    fn start<'a>(&self, world: &'a World) -> Going<'a> {
+        let repository = world.repository("succeeds");
+        let path = std::env::var("PATH").unwrap();
+        let mut command = world.command();
+        command
+            .env("PATH", format!("{}:{path}", self.bin.display()))
+            .args([
+                "run",
+                repository.path().to_str().unwrap(),
+                "--image",
+                &world.image("busybox.tar"),
+                "--network",
+                "none",
+            ])
+            .args([
+                "--json",
+                "--runtime",
+                "crun",
+                "--output",
+                world.site().to_str().unwrap(),
+                "--",
+                "true",
+            ]);
+        let going = world.start_command(&mut command);
+        wait_until("the container is being made", || self.mark.exists());
+        going
+    }
+
+    fn is_at_work(&self) -> bool {
+        let seconds = std::fs::read_to_string(&self.mark).unwrap();
+        let sleeps = |entry: std::fs::DirEntry| {
+            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            command == format!("sleep\0{seconds}\0").into_bytes()
+        };
+        std::fs::read_dir("/proc").unwrap().flatten().any(sleeps)
     }
 }

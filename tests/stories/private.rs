@@ -95,9 +95,9 @@ fn answer(stream: &mut BufReader<std::net::TcpStream>, root: &Path) {
     let _ = stream.get_mut().shutdown(std::net::Shutdown::Both);
 }
 
-fn written(path: PathBuf, text: &str) -> String {
-    std::fs::write(&path, text).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+fn written(path: &Path, text: &str) -> String {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
     path.display().to_string()
 }
 
@@ -132,12 +132,12 @@ stories! {
         let port = locked(root);
         let name = repository.path().file_name().unwrap().to_str().unwrap();
         let url = format!("http://127.0.0.1:{port}/{name}/.git");
-        let token = written(world.path().join("token"), TOKEN);
+        let token = written(&world.path().join("token"), TOKEN);
         let rules = format!(
             "[source]\nprotocols = ['http']\nreach = ['127.0.0.1:{port}']\n[source.credentials.forge]\n\
              url = 'http://127.0.0.1:{port}'\ntoken-file = '{token}'\n"
         );
-        let config = written(world.path().join("bryo.toml"), &rules);
+        let config = written(&world.path().join("bryo.toml"), &rules);
         let image = world.image("busybox.tar");
         let script = "env; cat /proc/*/environ /proc/*/cmdline /repo/.git/config; find /repo/.git -type f | xargs cat; \
                       echo good > /output/index.html";
@@ -151,7 +151,7 @@ stories! {
         assert_eq!(with_token(&world.site()), [""; 0].map(PathBuf::from));
         assert_eq!(with_token(world.path()), [PathBuf::from(&token)]);
 
-        written(world.path().join("token"), "hunter2-wrong");
+        written(&world.path().join("token"), "hunter2-wrong");
         std::fs::write(repository.path().join("more"), "x").unwrap();
         repository.commit("more");
         let told = world.run(&url, &options);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bryo_depot::S3Depot;
 use bryo_engine::Engine;
 use bryo_model::Verdict;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -71,6 +71,10 @@ pub struct Agent {
     /// Until drain, stop or kill is ordered, and all who ask for jobs have ended.
     intakes: JoinSet<()>,
     others: Vec<JoinHandle<()>>,
+    /// In the order of the feeds.
+    outboxes: Vec<JoinHandle<()>>,
+    /// Has them come to their end.
+    flush: watch::Sender<Until>,
     orders: mpsc::Receiver<Order>,
     inner_orders: mpsc::Receiver<Order>,
     _lock: StateLock,
@@ -174,9 +178,11 @@ impl Agent {
             others.push(tokio::spawn(watchdog(Arc::clone(&shared), every)));
         }
         let mut intakes = JoinSet::new();
+        let (flush, until) = watch::channel(Until::Cancelled);
+        let mut outboxes = Vec::new();
         for feed in &shared.feeds {
-            let outbox = deliver::run(Arc::clone(&shared), Arc::clone(feed), Until::Cancelled);
-            others.push(tokio::spawn(outbox));
+            let outbox = deliver::run(Arc::clone(&shared), Arc::clone(feed), until.clone());
+            outboxes.push(tokio::spawn(outbox));
             intakes.spawn(intake::run(Arc::clone(&shared), Arc::clone(feed)));
         }
         notify::ready();
@@ -186,6 +192,8 @@ impl Agent {
             keeper,
             intakes,
             others,
+            outboxes,
+            flush,
             orders,
             inner_orders,
             _lock: lock_of_state,
@@ -272,6 +280,8 @@ impl Agent {
             keeper,
             mut intakes,
             others,
+            outboxes,
+            flush,
             ..
         } = self;
         intakes.shutdown().await;
@@ -283,17 +293,21 @@ impl Agent {
         }
         let deadline = Instant::now() + at_most;
         let patient = at_most == ONE_RESULT;
+        let until = flush.subscribe();
+        flush.send_replace(Until::Flushed);
+        let stop_sending: Vec<_> = outboxes.iter().map(JoinHandle::abort_handle).collect();
         let mut last_words = JoinSet::new();
-        for feed in &shared.feeds {
-            let (shared, feed) = (Arc::clone(&shared), Arc::clone(feed));
+        for (feed, outbox) in shared.feeds.iter().zip(outboxes) {
+            let (shared, feed, until) = (Arc::clone(&shared), Arc::clone(feed), until.clone());
             last_words.spawn(async move {
+                let _ = outbox.await;
                 loop {
-                    deliver::run(Arc::clone(&shared), Arc::clone(&feed), Until::Flushed).await;
                     let left = shared.store.waiting(&feed.name, 0).await;
                     if !patient || left.is_ok_and(|rows| rows.is_empty()) {
                         return;
                     }
                     tokio::time::sleep(Duration::from_secs(1)).await;
+                    deliver::run(Arc::clone(&shared), Arc::clone(&feed), until.clone()).await;
                 }
             });
         }
@@ -301,6 +315,9 @@ impl Agent {
             while last_words.join_next().await.is_some() {}
         })
         .await;
+        for task in stop_sending {
+            task.abort();
+        }
         last_words.shutdown().await;
         if let Ok(left @ 1..) = shared.store.outbox_depth().await {
             tracing::warn!("{left} results are kept for the next start");

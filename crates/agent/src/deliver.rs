@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -67,15 +68,24 @@ struct Outbox {
     look_at: Option<Instant>,
 }
 
-/// Tells what there is to tell.
-pub(crate) async fn run(shared: Arc<Shared>, feed: Arc<FeedState>, until: Until) {
+/// Tells what there is to tell. What is on its way when the end comes is not given up: it would be told twice.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    feed: Arc<FeedState>,
+    mut until: watch::Receiver<Until>,
+) {
     let mut outbox = Outbox::new(shared, feed);
     outbox.look().await;
+    let mut flushing = false;
     loop {
+        if !flushing && *until.borrow_and_update() == Until::Flushed {
+            flushing = true;
+            outbox.hurry().await;
+        }
         let next = outbox.send_what_is_due();
         let away = outbox.closed_until.is_some();
         let idle = outbox.sending.is_empty();
-        if until == Until::Flushed && idle && (outbox.due.is_empty() || away) {
+        if flushing && idle && (outbox.due.is_empty() || away) {
             return;
         }
         tokio::select! {
@@ -86,6 +96,7 @@ pub(crate) async fn run(shared: Arc<Shared>, feed: Arc<FeedState>, until: Until)
                     Err(_) => outbox.begin_anew(),
                 }
             }
+            Ok(()) = until.changed(), if !flushing => {}
             () = outbox.feed.outbox_bell.notified() => outbox.look().await,
             () = sleep_until(next) => outbox.closed_until = None,
             () = sleep_until(outbox.look_at) => outbox.look().await,
@@ -120,6 +131,13 @@ impl Outbox {
         self.newest = 0;
         self.due.clear();
         self.look_at = Some(Instant::now());
+    }
+
+    /// Everything is tried once more, at once.
+    async fn hurry(&mut self) {
+        let now = Instant::now();
+        self.due = self.due.iter().map(|(_, seq)| (now, *seq)).collect();
+        self.look().await;
     }
 
     /// Looks for rows that are new.
@@ -286,7 +304,11 @@ mod tests {
         bed.ended(3).await;
         set_readable(&bed, false).await;
         let feed = Arc::clone(bed.feed());
-        let task = tokio::spawn(run(Arc::clone(&bed.shared), feed, Until::Cancelled));
+        let task = tokio::spawn(run(
+            Arc::clone(&bed.shared),
+            feed,
+            watch::channel(Until::Cancelled).1,
+        ));
         let mut troubles = bed.shared.troubles.subscribe();
         let told = troubles.wait_for(|all| all.contains_key(&Trouble::Store));
         drop(told.await.unwrap());
@@ -319,5 +341,32 @@ mod tests {
         assert!(outbox.look_at.is_some_and(|at| at <= Instant::now()));
         outbox.look().await;
         assert_eq!(outbox.due.len(), 3);
+    }
+
+    /// A server that answers late has the result all the same.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+    async fn what_is_on_its_way_at_the_end_is_told_once() {
+        let (asked, mut was_asked) = tokio::sync::mpsc::unbounded_channel();
+        let (answer, may_answer) = std::sync::mpsc::channel::<()>();
+        let may_answer = std::sync::Mutex::new(may_answer);
+        let late = move |request: &server::Asked| {
+            let _ = asked.send(());
+            let _ = may_answer.lock().unwrap().recv();
+            server::known(request)
+        };
+        let server = Server::start(anywhere(), Box::new(late)).await;
+        let bed = Bed::new(server.address);
+        bed.ended(1).await;
+        let (until, end) = watch::channel(Until::Cancelled);
+        let feed = Arc::clone(bed.feed());
+        let task = tokio::spawn(run(Arc::clone(&bed.shared), feed, end));
+        was_asked.recv().await.unwrap();
+        until.send(Until::Flushed).unwrap();
+        drop(answer);
+        tokio::time::timeout(STUBBORN.0 * 5, task)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!((server.asked().len(), bed.depth().await), (1, 0));
     }
 }

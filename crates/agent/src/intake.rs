@@ -90,13 +90,14 @@ async fn ready(shared: &Arc<Shared>, feed: &FeedState) -> Option<Room> {
 
 /// What a job needs, when all of it is there; `None` when no further job is wanted, whatever else is missing.
 async fn room(shared: &Arc<Shared>, feed: &FeedState) -> Option<Room> {
+    // Jobs of the past come first: a newer build of their version must not be overtaken by them. A slot that is held
+    // meanwhile may be the one that they wait for.
+    let _ = shared.recovered.subscribe().wait_for(|all| *all).await;
     let of_feed = feed.slots.take().await;
     let of_all = shared.slots.take().await;
     if !counted(shared) {
         return None;
     }
-    // Jobs of the past come first: a newer build of their version must not be overtaken by them.
-    let _ = shared.recovered.subscribe().wait_for(|all| *all).await;
     let _ = shared
         .phase
         .subscribe()

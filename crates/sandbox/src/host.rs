@@ -21,17 +21,19 @@ pub struct Host {
 }
 
 impl Host {
-    /// Starts the helper and finds a cgroup, both at once. `keep` are directories that must stay reachable by path for
-    /// whatever prepares a job: the cache and the work directory.
+    /// Finds a cgroup and starts the helper. `keep` are directories that must stay reachable by path for whatever prepares a
+    /// job: the cache and the work directory.
     ///
     /// # Errors
     ///
     /// When the host lacks something; the error says what and how to get it.
     pub async fn settle(keep: &[PathBuf]) -> Result<Self, SandboxError> {
         let ids = SubordinateIds::of_this_user()?;
-        let (userns, delegation) =
-            tokio::join!(UserNamespace::start(&ids, keep), Delegation::acquire());
-        Ok(Self::with(userns?, delegation?, 0))
+        // In this order: the helper's children put jobs into their cgroups, which the kernel allows only from within what is
+        // delegated, and this process may be outside of it before.
+        let delegation = Delegation::acquire().await?;
+        let userns = UserNamespace::start(&ids, keep).await?;
+        Ok(Self::with(userns, delegation, 0))
     }
 
     /// The same cgroup with another helper, because this one has ended.

@@ -55,8 +55,12 @@ impl Sandbox {
             limits: spec.limits.clone(),
             started: false,
         };
-        sandbox.userns.guard(sandbox.container.cgroup().dir());
-        match sandbox.watch_disk(spec).await {
+        let guarded = sandbox.userns.guard(sandbox.container.cgroup().dir()).await;
+        let watched = match guarded {
+            Ok(()) => sandbox.watch_disk(spec).await,
+            Err(error) => Err(error),
+        };
+        match watched {
             Ok(disk) => {
                 sandbox.watched = disk.is_some();
                 sandbox.disk = disk;

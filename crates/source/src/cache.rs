@@ -326,8 +326,7 @@ impl SourceCache {
         let mut commit = id.clone();
         if ready.is_none() || request.subdir.is_some() {
             // What is damaged is found again, and repaired, by whoever holds the mirror's lock.
-            let known = mirror
-                .exists()
+            let known = (ready.is_some() || mirror::is_whole(&mirror))
                 .then(|| open_mirror(&mirror, &origin.location).ok())
                 .flatten()
                 .and_then(|r| Some((find_commit(&r, id, &origin.location).ok()??, r)));
@@ -371,7 +370,8 @@ impl SourceCache {
             // Whoever had the lock before us may have fetched just this.
             let known = match &wanted {
                 Wanted::Commit { .. }
-                    if mirror::has_stamp(&mirror_path(self, &origin), &origin) =>
+                    if mirror::has_stamp(&mirror_path(self, &origin), &origin)
+                        && mirror::is_whole(&mirror_path(self, &origin)) =>
                 {
                     mirror.find(&wanted).await?
                 }

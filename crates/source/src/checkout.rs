@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -215,7 +216,13 @@ impl Place {
     /// Its lock, if nobody is in the way. The directory that the lock is in is made, as often as an evictor removes it.
     pub(crate) fn try_lock(&self, access: Access) -> Result<Option<Lock>, SourceError> {
         loop {
-            fs::create_dir_all(&self.dir).map_err(SourceError::io(&self.dir))?;
+            match fs::create_dir_all(&self.dir) {
+                // It was there, and was removed before a second look: the standard library tells that so.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists && !is_no_directory(&self.dir) => {
+                    continue;
+                }
+                other => other.map_err(SourceError::io(&self.dir))?,
+            }
             match Lock::try_acquire(&self.lock, access) {
                 Err(e) if is_gone(&e) => {}
                 other => return other,
@@ -321,7 +328,7 @@ impl Place {
         let marker = self.dir.join("ready");
         let new = self.dir.join("tree.new");
         match fs::remove_file(&marker) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
                 return Err(whole(SourceError::io(&marker)(e)));
             }
             _ => {}
@@ -538,8 +545,12 @@ fn below(prefix: &str, path: &[u8]) -> String {
     }
 }
 
-fn is_gone(error: &SourceError) -> bool {
-    matches!(error, SourceError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+fn is_no_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_dir())
+}
+
+pub(crate) fn is_gone(error: &SourceError) -> bool {
+    matches!(error, SourceError::Io { source, .. } if source.kind() == ErrorKind::NotFound)
 }
 
 fn mode(path: &Path) -> Result<u32, SourceError> {

@@ -126,6 +126,10 @@ pub(crate) fn classify(stderr: &str) -> GitFailure {
     {
         return NotFound;
     }
+    // JGit's servers: "fatal: remote error: want 1234 not valid".
+    if lines(stderr).any(|l| l.contains("remote error: want ") && l.ends_with(" not valid")) {
+        return RefMissing;
+    }
     ANY.iter()
         .find(|(needle, _)| stderr.contains(needle))
         .map_or(Other, |(_, found)| *found)
@@ -275,6 +279,10 @@ mod tests {
         ),
         (
             "fatal: git upload-pack: not our ref 1234567890123456789012345678901234567890\nfatal: remote error: upload-pack: not our ref 1234567890123456789012345678901234567890\n",
+            RefMissing,
+        ),
+        (
+            "fatal: remote error: want 1234567890123456789012345678901234567890 not valid\n",
             RefMissing,
         ),
         (

@@ -16,7 +16,7 @@ use std::time::SystemTime;
 
 use bryo_model::{Cached, CachedKind};
 
-use crate::checkout::Place;
+use crate::checkout::{Place, is_gone};
 use crate::lock::{Access, Lock};
 use crate::mirror::{remove_all, replace};
 use crate::{Paths, RepositoryKey, SourceCache, SourceError};
@@ -39,7 +39,7 @@ impl SourceCache {
             let forms = self.forms(&key);
             let size = forms
                 .iter()
-                .map(|dir| measure(dir))
+                .map(|dir| measure(dir, Shared::Whole))
                 .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
             if size.1 > 0 {
                 all.push(self.mirror_entry(&key, size)?);
@@ -209,8 +209,8 @@ fn remove_checkout(place: &Place) -> Result<bool, SourceError> {
     let alone = match Lock::try_acquire(&place.lock, Access::Exclusive) {
         Ok(Some(lock)) => lock,
         Ok(None) => return Ok(false),
-        // Somebody else has just removed it.
-        Err(_) if !dir.exists() => return Ok(true),
+        // Somebody else has just removed it, or an attempt makes it again.
+        Err(error) if is_gone(&error) => return Ok(!dir.exists()),
         Err(error) => return Err(error),
     };
     // From here on it is not ready, whatever becomes of us.
@@ -270,7 +270,7 @@ fn size(dir: &Path, since: Option<SystemTime>, keep: bool) -> (u64, u64) {
     if let Some(known) = known.filter(|_| fresh) {
         return known;
     }
-    let (bytes, files) = measure(dir);
+    let (bytes, files) = measure(dir, Shared::InParts);
     if keep {
         // Without it, it is measured again.
         let _ = replace(&file, format!("{bytes} {files}\n").as_bytes());
@@ -278,19 +278,26 @@ fn size(dir: &Path, since: Option<SystemTime>, keep: bool) -> (u64, u64) {
     (bytes, files)
 }
 
-/// Bytes in blocks and entries beneath a directory, itself included; links are not followed. A file with several names
-/// counts in parts: one for each.
-fn measure(top: &Path) -> (u64, u64) {
+/// How a file with several names counts.
+#[derive(Clone, Copy)]
+enum Shared {
+    /// One part for each name: checkouts share files with each other.
+    InParts,
+    /// Whole: what else has a mirror's file is a job that runs, for a while.
+    Whole,
+}
+
+/// Bytes in blocks and entries beneath a directory, itself included; links are not followed.
+fn measure(top: &Path, shared: Shared) -> (u64, u64) {
     let (mut bytes, mut files) = (0, 0);
     let mut rest = vec![top.to_owned()];
     while let Some(path) = rest.pop() {
         let Ok(meta) = fs::symlink_metadata(&path) else {
             continue;
         };
-        let names = if meta.is_file() {
-            meta.nlink().max(1)
-        } else {
-            1
+        let names = match shared {
+            Shared::InParts if meta.is_file() => meta.nlink().max(1),
+            Shared::InParts | Shared::Whole => 1,
         };
         bytes += meta.blocks() * BLOCK / names;
         files += 1;

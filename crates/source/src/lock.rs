@@ -3,6 +3,9 @@
 //! A lock is an flock(2) on a file: the kernel releases it when its holder ends, however it ends, so there are no stale
 //! ones. Each acquisition opens the file anew, hence two tasks of one process exclude each other too. Waiting is a
 //! short sleep and another try, never a blocked thread: flock has no descriptor to wait on.
+//!
+//! Why is it released and not only closed? A child between its fork and its exec has every descriptor of its parent, and
+//! closing ours would leave the lock with it for that while.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -70,6 +73,13 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // The close that follows releases it too, only later.
+        let _ = self.file.unlock();
+    }
+}
+
 fn is_still(file: &File, path: &Path) -> Result<bool, SourceError> {
     let ours = file.metadata().map_err(SourceError::io(path))?;
     Ok(fs::metadata(path).is_ok_and(|now| now.ino() == ours.ino() && now.dev() == ours.dev()))
@@ -92,6 +102,23 @@ mod tests {
         assert!(take(Access::Shared).is_none());
         drop(alone);
         assert!(take(Access::Shared).is_some());
+    }
+
+    #[test]
+    fn a_dropped_lock_is_free_whoever_has_its_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = Lock::try_acquire(&path, Access::Exclusive)
+            .unwrap()
+            .unwrap();
+        let child = lock.file.try_clone().unwrap();
+        drop(lock);
+        assert!(
+            Lock::try_acquire(&path, Access::Exclusive)
+                .unwrap()
+                .is_some()
+        );
+        drop(child);
     }
 
     #[test]

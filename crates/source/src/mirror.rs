@@ -6,6 +6,7 @@
 //! - its configuration names no remote and no address: both are arguments of each fetch;
 //! - every commit that was fetched stays reachable from a reference, so that no clean-up can take it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -74,6 +75,12 @@ pub(crate) fn refs_file(mirror: &Path) -> PathBuf {
     mirror.join(REFS)
 }
 
+/// Whether the last fetch came to its end. Git shows a pack before it has looked whether anything is missing and before a
+/// reference leads to it: until then, that a mirror has a commit says nothing of the commit's files.
+pub(crate) fn is_whole(mirror: &Path) -> bool {
+    !mirror.join(FETCHING).exists() && refs_file(mirror).exists()
+}
+
 /// What tells a mirror from one that was made again in its place: its configuration is written once.
 pub(crate) fn mark(mirror: &Path) -> Option<String> {
     let meta = fs::metadata(mirror.join("config")).ok()?;
@@ -118,10 +125,15 @@ impl<'a> LockedMirror<'a> {
     ) -> Result<Resolved, SourceError> {
         self.make_ready().await?;
         let marker = self.path.join(FETCHING);
+        let before = is_whole(&self.path).then(|| packs(&self.path));
         fs::write(&marker, b"").map_err(SourceError::io(&marker))?;
-        let resolved = self.fetch_and_find(wanted, progress).await;
-        // A marker that stays makes the next fetch look for leftovers: after a failure that is what it is for.
-        let resolved = resolved?;
+        let resolved = match self.fetch_and_find(wanted, progress).await {
+            Ok(resolved) => resolved,
+            Err(error) => {
+                self.clear_after(before).await?;
+                return Err(error);
+            }
+        };
         self.publish().await?;
         fs::remove_file(&marker).map_err(SourceError::io(&marker))?;
         Ok(resolved)
@@ -136,6 +148,8 @@ impl<'a> LockedMirror<'a> {
             Ok(Some(resolved)) => return Ok(resolved),
             Ok(None) => self.origin.remote.is_none(),
             Err(SourceError::RefMissing { .. }) => false,
+            // Servers refuse a commit that no reference names in words of their own. If it was something else, it comes again.
+            Err(SourceError::Git { .. }) if matches!(wanted, Wanted::Commit { .. }) => false,
             Err(other) => return Err(other),
         };
         let everything = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
@@ -291,6 +305,23 @@ impl<'a> LockedMirror<'a> {
         .await
     }
 
+    /// Removes what a failed fetch left. Where no pack came either, the mirror is what it was, `before` being its packs; else
+    /// the marker stays, and the next fetch looks again.
+    async fn clear_after(&self, before: Option<Vec<OsString>>) -> Result<(), SourceError> {
+        self.at_work(move |path, _| {
+            if !path.exists() {
+                return Ok(());
+            }
+            clear_leftovers(path)?;
+            if before.is_some_and(|before| before == packs(path)) {
+                let marker = path.join(FETCHING);
+                fs::remove_file(&marker).map_err(SourceError::io(&marker))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Writes what checkouts see of the mirror's refs, and the state of the source that was fetched.
     async fn publish(&self) -> Result<(), SourceError> {
         self.at_work(|path, origin| {
@@ -317,6 +348,18 @@ impl<'a> LockedMirror<'a> {
         })
         .await
     }
+}
+
+/// The names of a mirror's packs.
+fn packs(mirror: &Path) -> Vec<OsString> {
+    let all = fs::read_dir(mirror.join("objects/pack"));
+    let names = all.into_iter().flatten().flatten();
+    let mut packs: Vec<OsString> = names
+        .map(|entry| entry.file_name())
+        .filter(|name| name.as_encoded_bytes().ends_with(b".pack"))
+        .collect();
+    packs.sort();
+    packs
 }
 
 /// A commit, kept by its id.

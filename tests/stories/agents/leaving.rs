@@ -44,7 +44,7 @@ stories! {
         scene.project(world, "catches-sigterm");
         let id = scene.server.trigger("catches-sigterm", "", "v1");
         let agent = scene.agent(world).text("jobs.limits.grace", "60s").start();
-        wait_until("it runs", || running_jobs() == 1);
+        wait_until("it would notice", a_build_handles_sigterm);
         agent.signal(Signal::SIGINT);
         agent.ended();
         world.nothing_is_left();
@@ -217,4 +217,17 @@ stories! {
         scene.is_published(world, id);
         agent.stop();
     }
+}
+
+/// Whether a job's script has set its trap (proc(5), `SigCgt`).
+fn a_build_handles_sigterm() -> bool {
+    let handles = |dir: &std::path::Path| {
+        let read = |name| std::fs::read_to_string(dir.join(name)).unwrap_or_default();
+        let status = read("status");
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        read("cmdline").contains("build.sh") && caught.is_some_and(|mask| mask & (1 << 14) != 0)
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.map(|entry| entry.path()).any(|dir| handles(&dir))
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::collector;
 use crate::feed::Feed;
+use crate::recover;
 use crate::shared::Parts;
 use crate::store::Store;
 use crate::tests::server::{self, Server};
@@ -109,6 +110,36 @@ async fn new_jobs_wait_until_those_of_the_past_have_their_slots() {
     assert!(within(LONG, &mut waiting).await.is_none());
     bed.shared.recovered.send_replace(true);
     assert!(within(LONG, waiting).await.unwrap().is_some());
+}
+
+/// There are fewer slots than jobs of the past, and somebody who wants one for a new job.
+#[tokio::test]
+async fn jobs_of_the_past_get_the_slots_that_those_who_ask_for_new_ones_wait_for() {
+    let (_server, bed) = bed(|_| (503, String::new())).await;
+    bed.shared.recovered.send_replace(false);
+    for feed_job in ["1", "2"] {
+        let offer = Offer {
+            feed_job: feed_job.to_owned(),
+            claim: "{}".to_owned(),
+        };
+        let new = record_of(bed.feed(), &offer);
+        assert_eq!(bed.shared.store.take(new).await.unwrap(), Took::Recorded);
+    }
+    assert_eq!((bed.shared.slots.most(), bed.feed().slots.most()), (1, 1));
+    let task = tokio::spawn(run(Arc::clone(&bed.shared), Arc::clone(bed.feed())));
+    tokio::task::yield_now().await;
+    recover::run(&bed.shared).await.unwrap();
+    let mut recovered = bed.shared.recovered.subscribe();
+    let all = within(Duration::from_secs(20), recovered.wait_for(|all| *all));
+    drop(all.await.expect("they wait for each other").unwrap());
+    // Both have ended, and it is asked for a new one.
+    let asked = async {
+        while lock(&bed.feed().last).is_none() || bed.depth().await < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(Duration::from_secs(20), asked).await.unwrap();
+    task.abort();
 }
 
 #[tokio::test(start_paused = true)]

@@ -90,7 +90,7 @@ impl Bed {
         tokio::spawn(deliver::run(
             Arc::clone(&self.shared),
             Arc::clone(self.feed()),
-            Until::Cancelled,
+            tokio::sync::watch::channel(Until::Cancelled).1,
         ))
     }
 

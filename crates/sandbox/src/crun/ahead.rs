@@ -16,7 +16,7 @@ use bryo_model::{IdSlot, NetworkMode};
 use bryo_process::Running;
 use tokio_util::task::TaskTracker;
 
-use super::Ready;
+use super::{FileStamp, Ready};
 use crate::network::{DNS, Rule, own_addresses, rules};
 use crate::userns::Worker;
 use crate::{Leftover, Network, SandboxError};
@@ -31,6 +31,8 @@ const ENDING: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     slot: IdSlot,
+    /// A worker has a copy of the program.
+    crun: FileStamp,
     net: Option<Net>,
 }
 
@@ -43,7 +45,11 @@ struct Net {
 
 impl Wanted {
     /// What this attempt wants of the host as it is now.
-    pub(super) fn of(network: &Network, slot: IdSlot) -> Result<Self, SandboxError> {
+    pub(super) fn of(
+        network: &Network,
+        slot: IdSlot,
+        crun: &FileStamp,
+    ) -> Result<Self, SandboxError> {
         let net = match network.mode {
             NetworkMode::None | NetworkMode::Host => None,
             NetworkMode::Isolated => {
@@ -54,7 +60,11 @@ impl Wanted {
                 })
             }
         };
-        Ok(Self { slot, net })
+        Ok(Self {
+            slot,
+            crun: crun.clone(),
+            net,
+        })
     }
 
     pub(super) const fn slot(&self) -> IdSlot {
@@ -229,6 +239,10 @@ mod tests {
     use super::*;
     use bryo_model::Egress;
 
+    fn wanted(network: &Network, slot: IdSlot, crun: &str) -> Wanted {
+        Wanted::of(network, slot, &FileStamp::of(crun.into()).unwrap()).unwrap()
+    }
+
     fn isolated() -> Network {
         Network {
             mode: NetworkMode::Isolated,
@@ -238,7 +252,7 @@ mod tests {
 
     #[test]
     fn only_an_attempt_that_wants_exactly_the_same_is_the_same() {
-        let of = |network: &Network| Wanted::of(network, IdSlot::SHARED).unwrap();
+        let of = |network: &Network| wanted(network, IdSlot::SHARED, "/bin/sh");
         let plain = of(&isolated());
         assert_eq!(plain, of(&isolated()));
         let denies = Egress {
@@ -268,7 +282,8 @@ mod tests {
             assert_ne!(plain, of(&other), "{other:?}");
         }
         let own = IdSlot::new(1).unwrap();
-        assert_ne!(plain, Wanted::of(&isolated(), own).unwrap());
+        assert_ne!(plain, wanted(&isolated(), own, "/bin/sh"));
+        assert_ne!(plain, wanted(&isolated(), IdSlot::SHARED, "/proc/self/exe"));
         // The host has got another address since.
         let mut moved = plain.clone();
         let net = moved.net.as_mut().unwrap();
@@ -278,8 +293,8 @@ mod tests {
 
     #[test]
     fn there_is_no_place_for_more_than_are_kept() {
-        let wanted = |network| Wanted::of(network, IdSlot::SHARED).unwrap();
-        let (none, net) = (wanted(&Network::none()), wanted(&isolated()));
+        let of = |network: &Network| wanted(network, IdSlot::SHARED, "/bin/sh");
+        let (none, net) = (of(&Network::none()), of(&isolated()));
         let nothing = Arc::new(Ahead::default());
         assert!(Ahead::reserve(&nothing, &none).is_none());
         let one = Arc::new(Ahead::keeping(1));

@@ -37,7 +37,7 @@ const OLDEST_KERNEL: (u32, u32) = (5, 14);
 /// What the crun runtime needs of the host.
 #[derive(Clone, Debug)]
 pub(crate) struct CrunRuntime {
-    crun: PathBuf,
+    crun: FileStamp,
     network: Result<NetworkProgram, Missing>,
     seccomp: LinuxSeccomp,
     filter: Filter,
@@ -90,7 +90,7 @@ impl CrunRuntime {
         let seccomp = seccomp::load(&profile.path)?;
         let runtime = Arc::new(Self {
             filter: Filter::new(state, &seccomp, &crun.path),
-            crun: crun.path.clone(),
+            crun: crun.clone(),
             network: NetworkProgram::find(),
             seccomp,
             userns: Arc::clone(&host.userns),
@@ -107,7 +107,7 @@ impl CrunRuntime {
         network: &Network,
         slot: IdSlot,
     ) -> Result<Ready, SandboxError> {
-        let wanted = Wanted::of(network, slot)?;
+        let wanted = Wanted::of(network, slot, &self.crun)?;
         match self.ahead.take(&wanted) {
             Some(ready) => Ok(ready),
             None => self.make(name, wanted).await,
@@ -118,7 +118,7 @@ impl CrunRuntime {
         let Some(rules) = wanted.rules() else {
             // Where there is nobody to be connected, crun makes the namespaces with the container.
             return Ok(Ready {
-                worker: self.userns.work(&self.crun, None).await?,
+                worker: self.userns.work(&self.crun.path, None).await?,
                 wanted,
                 nested: None,
                 network: None,
@@ -126,7 +126,7 @@ impl CrunRuntime {
         };
         let nested = self.userns.nest(name, wanted.slot()).await?;
         let made = tokio::try_join!(
-            self.userns.work(&self.crun, Some(&nested)),
+            self.userns.work(&self.crun.path, Some(&nested)),
             self.connect(&nested, rules)
         );
         match made {

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bryo_model::{NetworkMode, ResourceUse};
 use nix::sys::signal::{Signal, kill};
@@ -30,6 +31,10 @@ const END: &str = "end.json";
 
 /// What the worker is to do, in the work directory.
 const INSTRUCTIONS: &str = "worker.json";
+
+/// How long a crun whose helper is gone is waited for, and how often it is looked at.
+const LATEST: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(1);
 
 /// The container's own cgroup below the job's.
 const BOX: &str = "box";
@@ -331,6 +336,18 @@ impl CrunSandbox {
         self.cgroup.kill()
     }
 
+    /// With the helper gone, a crun that is making the container is nobody's child. It puts the job into its cgroup within
+    /// milliseconds, or has ended.
+    async fn outlast(&self, worker: &Worker) {
+        let outlasted = async {
+            while !worker.is_silent() {
+                let _ = self.cgroup.kill();
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(LATEST, outlasted).await;
+    }
+
     /// What an isolated job received and sent so far.
     fn traffic(&self) -> Option<Traffic> {
         let so_far = || self.network.as_ref()?.counters.as_ref()?.read();
@@ -350,6 +367,9 @@ impl CrunSandbox {
             } else {
                 let _ = self.cgroup.kill();
                 running.kill().await;
+                if !self.runtime.userns.is_alive() {
+                    self.outlast(&running).await;
+                }
             }
         }
         left.extend(self.cgroup.remove().await);

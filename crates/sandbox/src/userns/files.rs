@@ -330,9 +330,12 @@ mod tests {
             until: Some(Instant::now()),
             ..Effort::ALL
         };
-        assert_eq!(reclaim(&tree, little()), Ok(Progress::Part));
-        assert_eq!(reclaim(&tree, late), Ok(Progress::Part));
-        assert_eq!(reclaim(&tree, Effort::ALL), Ok(Progress::Whole));
+        // Files can be given to the namespace's root only by it.
+        if Uid::effective().is_root() {
+            assert_eq!(reclaim(&tree, little()), Ok(Progress::Part));
+            assert_eq!(reclaim(&tree, late), Ok(Progress::Part));
+            assert_eq!(reclaim(&tree, Effort::ALL), Ok(Progress::Whole));
+        }
         assert_eq!(remove(&tree, late), Ok(Progress::Part));
         assert_eq!(remove(&tree, little()), Ok(Progress::Part));
         assert_eq!(remove(&tree, little()), Ok(Progress::Whole));

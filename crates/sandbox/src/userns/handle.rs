@@ -145,11 +145,12 @@ impl UserNamespace {
     }
 
     /// Has the helper kill everything in this cgroup, should this process die before [`UserNamespace::unguard`].
-    /// The helper does so before anything that it is asked after this, whether or not this process is there then.
-    pub(crate) fn guard(&self, cgroup: &Path) {
-        self.connection.tell(Wish::Guard {
+    /// It does when this has returned: a job must not begin before.
+    pub(crate) async fn guard(&self, cgroup: &Path) -> Result<(), SandboxError> {
+        self.ask(Wish::Guard {
             cgroup: cgroup.to_owned(),
-        });
+        })
+        .await
     }
 
     /// Takes it back.

@@ -62,7 +62,9 @@ pub(super) fn measure(
             return Ok(None);
         }
     }
-    let held = nameless(processes, &devices(dirs));
+    let Some(held) = nameless(processes, &devices(dirs), &mut sum.effort) else {
+        return Ok(None);
+    };
     sum.so_far.bytes = sum.so_far.bytes.saturating_add(held);
     Ok(Some(sum.so_far))
 }

@@ -13,14 +13,16 @@ use std::time::Duration;
 use bryo_process::Program;
 use nix::sched::{CloneFlags, setns};
 
+use super::files::Effort;
 use super::measure::BLOCK;
 use super::roles::Role;
 use crate::SandboxError;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Their bytes. Files in memory count as memory, unless the job's directories are in memory too: on these devices.
-pub(super) fn nameless(processes: &[u32], devices: &[u64]) -> u64 {
+/// Their bytes. Files in memory count as memory, unless the job's directories are in memory too: on these devices. `None` when
+/// looking takes more than this effort: a job can have many threads, each with a table of many files.
+pub(super) fn nameless(processes: &[u32], devices: &[u64], effort: &mut Effort) -> Option<u64> {
     let mut seen = BTreeSet::new();
     let mut bytes = 0;
     for pid in processes {
@@ -34,6 +36,9 @@ pub(super) fn nameless(processes: &[u32], devices: &[u64]) -> u64 {
             .flatten()
             .flatten()
         {
+            if !effort.allows(1) {
+                return None;
+            }
             let Ok(meta) = fs::metadata(fd.path()) else {
                 continue;
             };
@@ -46,7 +51,7 @@ pub(super) fn nameless(processes: &[u32], devices: &[u64]) -> u64 {
             }
         }
     }
-    bytes
+    Some(bytes)
 }
 
 fn in_memory(path: &Path) -> bool {
@@ -105,12 +110,24 @@ pub(super) fn nameless_main(args: &[OsString]) -> Result<(), String> {
         .iter()
         .filter_map(|pid| pid.to_str()?.parse().ok())
         .collect();
-    super::helper::say(format!("{}\n", nameless(&processes, &devices)).as_bytes())
+    let bytes = nameless(&processes, &devices, &mut { Effort::ALL }).unwrap_or(u64::MAX);
+    super::helper::say(format!("{bytes}\n").as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn all(processes: &[u32], devices: &[u64]) -> u64 {
+        nameless(processes, devices, &mut { Effort::ALL }).unwrap()
+    }
+
+    #[test]
+    fn many_open_files_are_more_than_a_little_effort() {
+        let _open: Vec<File> = (0..400).map(|_| File::open("/dev/null").unwrap()).collect();
+        let own = [std::process::id()];
+        assert_eq!(nameless(&own, &[], &mut Effort::little()), None);
+    }
 
     #[test]
     fn a_file_without_a_name_is_found_and_one_with_a_name_is_not() {
@@ -121,10 +138,10 @@ mod tests {
         fs::write(&path, vec![1; 1 << 20]).unwrap();
         let own = [std::process::id()];
         let held = File::open(&path).unwrap();
-        let before = nameless(&own, &on);
+        let before = all(&own, &on);
         fs::remove_file(&path).unwrap();
-        assert!(nameless(&own, &on) >= before + (1 << 20));
+        assert!(all(&own, &on) >= before + (1 << 20));
         drop(held);
-        assert!(nameless(&own, &on) < before + (1 << 20));
+        assert!(all(&own, &on) < before + (1 << 20));
     }
 }

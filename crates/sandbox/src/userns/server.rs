@@ -5,6 +5,9 @@
 //!
 //! Invariants: a child ends with this process, however that ends; what a child has started ends before this process does,
 //! if that ends in an orderly way; the pipes of one worker are in no other child.
+//!
+//! crun makes a container from a process of its own session, which no signal to the worker's group reaches. When a worker is
+//! gone, what it has left is this process' to wait for, and to kill: only then is the worker's end told.
 
 use std::collections::BTreeSet;
 use std::io::{self, PipeReader, PipeWriter};
@@ -37,7 +40,8 @@ const DYING: Duration = Duration::from_secs(5);
 const OUTPUT_PIPE: i32 = 256 << 10;
 
 /// How often that is looked at.
-const LOOK: Duration = Duration::from_millis(1);
+const LOOK: Duration = Duration::from_millis(LOOK_MS as u64);
+const LOOK_MS: u8 = 1;
 
 /// Fulfils wishes.
 pub(super) struct Server {
@@ -45,6 +49,8 @@ pub(super) struct Server {
     /// Cgroups of jobs that run.
     guarded: BTreeSet<PathBuf>,
     children: Vec<Child>,
+    /// Ends of workers that are told when nothing of them is left.
+    ended: Vec<Said>,
     crun: Option<SealedCrun>,
 }
 
@@ -86,6 +92,7 @@ impl Server {
             base,
             guarded: BTreeSet::new(),
             children: Vec::new(),
+            ended: Vec::new(),
             crun: None,
         })
     }
@@ -113,7 +120,11 @@ impl Server {
         let watched = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut all: Vec<PollFd<'_>> = vec![watched(input.fd())];
         all.extend(self.children.iter().map(|child| watched(child.end.as_fd())));
-        match poll(&mut all, PollTimeout::NONE) {
+        let patience = match self.ended.is_empty() {
+            true => PollTimeout::NONE,
+            false => PollTimeout::from(LOOK_MS),
+        };
+        match poll(&mut all, patience) {
             Ok(_) => {}
             Err(Errno::EINTR) => return false,
             // Reading waits too.
@@ -121,8 +132,13 @@ impl Server {
         }
         let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
         let (listens, ended) = (is_ready(&all[0]), all[1..].iter().any(is_ready));
-        if ended {
+        if ended || !self.ended.is_empty() {
             self.reap();
+        }
+        if !self.ended.is_empty() && !self.kill_strays() {
+            for ended in self.ended.drain(..) {
+                tell(&ended);
+            }
         }
         listens
     }
@@ -143,7 +159,7 @@ impl Server {
                 continue;
             };
             match self.children.swap_remove(at).task {
-                Task::Worker { number, .. } => tell(&Said::Ended {
+                Task::Worker { number, .. } => self.ended.push(Said::Ended {
                     worker: number,
                     how: in_words(status),
                 }),
@@ -155,6 +171,23 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Kills the children that this process has not made: what workers have left. Whether there were any.
+    fn kill_strays(&self) -> bool {
+        let me = getpid();
+        let all = std::fs::read_to_string(format!("/proc/{me}/task/{me}/children"));
+        let all = all.unwrap_or_default();
+        let pids = all.split_whitespace().filter_map(|pid| pid.parse().ok());
+        let strays = pids
+            .map(Pid::from_raw)
+            .filter(|pid| self.children.iter().all(|child| child.pid != *pid));
+        let mut any = false;
+        for stray in strays {
+            any = true;
+            let _ = kill(stray, Signal::SIGKILL);
+        }
+        any
     }
 
     fn fulfil(&mut self, request: Request) {
@@ -339,6 +372,7 @@ impl Server {
             for cgroup in &self.guarded {
                 let _ = std::fs::write(cgroup.join("cgroup.kill"), "1");
             }
+            self.kill_strays();
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Err(Errno::ECHILD) => return,
                 Ok(WaitStatus::StillAlive) if since.elapsed() > DYING => return,

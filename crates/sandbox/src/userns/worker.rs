@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::process::{ChildStderr, ChildStdout};
 use tokio::sync::watch;
 
@@ -26,6 +27,8 @@ pub(crate) struct Worker {
     /// Until it has begun.
     instructions: Option<File>,
     output: Option<(ChildStdout, ChildStderr)>,
+    /// The same as the first of them: it tells when nobody is left who could write to it.
+    silence: Option<OwnedFd>,
     ended: watch::Receiver<End>,
 }
 
@@ -45,6 +48,7 @@ impl Worker {
             connection: Arc::clone(connection),
             instructions: None,
             output: None,
+            silence: None,
             ended: asked.end.clone(),
         };
         let Done::Working {
@@ -63,6 +67,7 @@ impl Worker {
         };
         let read = |end| open(helper, end, OpenOptions::new().read(true)).map(OwnedFd::from);
         let out = read(stdout).map_err(failed)?;
+        worker.silence = Some(out.try_clone().map_err(failed)?);
         let err = read(stderr).map_err(failed)?;
         worker.output = Some((
             ChildStdout::from_std(out.into()).map_err(failed)?,
@@ -106,6 +111,18 @@ impl Worker {
             let _ = tokio::time::timeout(DYING, gone(pid)).await;
         }
         how.unwrap_or_else(|| "the end of the helper".to_owned())
+    }
+
+    /// Whether neither it nor anything that it has started is left.
+    pub(crate) fn is_silent(&self) -> bool {
+        let Some(silence) = &self.silence else {
+            return true;
+        };
+        let mut watched = [PollFd::new(silence.as_fd(), PollFlags::empty())];
+        poll(&mut watched, PollTimeout::ZERO).is_ok()
+            && watched[0]
+                .revents()
+                .is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
     }
 
     /// Kills it with what it has started, and then everything in this cgroup. Does not wait.

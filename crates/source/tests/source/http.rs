@@ -14,7 +14,7 @@ use base64::prelude::BASE64_STANDARD;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::bed::git_command;
+use crate::bed::{git, git_command};
 
 /// How the server behaves; it can be changed between requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub(crate) enum Manner {
     Overloaded,
     /// Answers with a page for people.
     NotGit,
+    /// Gives only what a reference names, and else says this, where `ID` is what was wanted.
+    TipsOnly(&'static str),
     /// Sends everybody to the same path below this address.
     Redirects(String),
 }
@@ -287,6 +289,10 @@ fn serve(stream: impl Wire, state: &State, tell: &Sender<()>) {
         Manner::Redirects(to) => plain(&format!("302 Found\r\nLocation: {to}{target}"), ""),
         Manner::Garbage => vec![0x17; 4096],
         Manner::Honest => cgi(backend, &body),
+        Manner::TipsOnly(words) => match not_a_tip(state, path, &body) {
+            Some(id) => refusal(&words.replace("ID", &id)),
+            None => cgi(backend, &body),
+        },
         Manner::DropsMidPack => half(cgi(backend, &body)),
         Manner::BadPack => {
             let mut answer = cgi(backend, &body);
@@ -344,6 +350,28 @@ fn endless(wire: &mut impl Write) -> std::io::Result<()> {
     loop {
         send(&block)?;
     }
+}
+
+/// What a request wants and no reference of the repository names.
+fn not_a_tip(state: &State, path: &str, body: &[u8]) -> Option<String> {
+    let repository = path
+        .trim_start_matches('/')
+        .strip_suffix("/git-upload-pack")?;
+    let tips = git(
+        &state.root.join(repository),
+        &["for-each-ref", "--format=%(objectname)"],
+    );
+    let body = String::from_utf8_lossy(body);
+    let mut wants = body.split("want ").skip(1).map(|rest| &rest[..40]);
+    wants.find(|id| !tips.contains(id)).map(str::to_owned)
+}
+
+/// An answer of the protocol that is an error.
+fn refusal(words: &str) -> Vec<u8> {
+    let line = format!("ERR {words}\n");
+    let line = format!("{:04x}{line}", line.len() + 4);
+    let kind = "application/x-git-upload-pack-result";
+    format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{line}", line.len()).into_bytes()
 }
 
 /// Runs the backend and turns what it says into an answer.

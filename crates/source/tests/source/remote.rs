@@ -84,6 +84,28 @@ async fn a_commit_comes_alone_with_its_tags() {
 }
 
 #[tokio::test]
+async fn a_server_that_gives_tips_alone_gives_all_of_them() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    commit(&repo, "third");
+    let inner = git(&repo, &["rev-parse", "main~1"]);
+    let server = Server::start(&bed.path(""));
+    // As JGit's servers say it, and as nobody does.
+    for (n, words) in ["want ID not valid", "go away"].into_iter().enumerate() {
+        server.behave(Manner::TipsOnly(words));
+        let cache = open(&bed.path(&format!("cache-{n}")));
+        let url = server.url("project/.git");
+        let (fetched, _) = build(&cache, &source(&url, Some(&inner))).await;
+        assert_eq!(fetched.commit().as_str(), inner);
+        let nothing = "1234567890123456789012345678901234567890";
+        let error = fetch(&cache, &source(&url, Some(nothing)))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, SourceError::RefMissing { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_history_that_is_cut_off_has_a_mirror_of_its_own() {
     let bed = Bed::new();
     let repo = bed.repository("project");

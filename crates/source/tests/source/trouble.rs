@@ -89,6 +89,71 @@ async fn what_a_killed_git_left_is_no_obstacle() {
     }
 }
 
+/// Git shows its pack before it has looked for what is missing, and before a reference leads to it.
+#[tokio::test]
+async fn a_pack_of_a_fetch_that_was_killed_is_not_a_commit() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let server = Server::start(&bed.path(""));
+    let url = server.url("project/.git");
+    for (n, first) in [true, false].into_iter().enumerate() {
+        let cache = crate::bed::open(&bed.path(&format!("cache-{n}")));
+        let commit = head(&repo);
+        fetch(&cache, &source(&url, Some(&commit))).await.unwrap();
+        // As a fetch leaves it that is killed after its pack: the first of a mirror, and a later one.
+        let mirror = mirror(&cache);
+        fs::write(mirror.join("bryo-fetching"), b"").unwrap();
+        crate::bed::git(
+            &mirror,
+            &["update-ref", "-d", &format!("refs/bryo/commits/{commit}")],
+        );
+        if first {
+            fs::remove_file(mirror.join("bryo-refs")).unwrap();
+        } else {
+            fs::write(
+                mirror.join("bryo-refs"),
+                "# pack-refs with: peeled fully-peeled sorted \n",
+            )
+            .unwrap();
+        }
+        let (fetched, checkout) = build(&cache, &source(&url, Some(&commit))).await;
+        assert!(fetched.notices().is_empty(), "{:?}", fetched.notices());
+        let described = crate::bed::git_in(&checkout, &["describe", "--tags"]);
+        assert!(described.starts_with("v1.0-1-g"), "{described}");
+        assert!(!mirror.join("bryo-fetching").exists());
+    }
+}
+
+/// What came before a fetch that failed needs no network after it.
+#[tokio::test]
+async fn a_fetch_that_fails_takes_nothing_from_the_mirror() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let server = Server::start(&bed.path(""));
+    let url = server.url("project/.git");
+    let cache = bed.cache();
+    let had = head(&repo);
+    fetch(&cache, &source(&url, Some(&had))).await.unwrap();
+    write(&repo, "README.md", "three\n");
+    commit(&repo, "third");
+    for manner in [Manner::DropsMidPack, Manner::Overloaded] {
+        server.behave(manner);
+        fetch(&cache, &source(&url, None)).await.unwrap_err();
+        let (fetched, _) = build(&cache, &source(&url, Some(&had))).await;
+        assert!(fetched.was_cached());
+        cache
+            .remove(
+                &cache
+                    .list()
+                    .unwrap()
+                    .into_iter()
+                    .find(|c| c.kind == bryo_model::CachedKind::Checkout)
+                    .unwrap(),
+            )
+            .unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_tree_half_made_is_made_again() {
     let bed = Bed::new();
