@@ -162,6 +162,7 @@ impl SourceCache {
         Bounds {
             entries: MOST_ENTRIES,
             bytes: self.policy.limits.bytes,
+            memory: self.policy.limits.memory,
         }
     }
 

@@ -443,6 +443,7 @@ impl<'a> Writing<'a> {
                     masked,
                     most: bounds.bytes,
                     room: &room,
+                    memory: bounds.memory,
                 };
                 tree::write(part, &plan, &to, progress)?;
                 match self.objects {
