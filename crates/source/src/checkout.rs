@@ -37,6 +37,8 @@ pub struct Checkout {
     pub(crate) notices: Vec<String>,
     pub(crate) hold: Arc<Lock>,
     modules: Vec<Submodule>,
+    /// See [`Contents::access`].
+    pub(crate) access: Option<String>,
     /// The mirrors that its objects are in.
     mirrors: Vec<Arc<Lock>>,
 }
@@ -146,6 +148,8 @@ pub(crate) struct Ready {
     version: u32,
     boot: String,
     pub(crate) notices: Vec<String>,
+    /// See [`Contents::access`].
+    access: Option<String>,
     /// The whole first, then its submodules in the order of their numbers.
     parts: Vec<ReadyPart>,
 }
@@ -159,7 +163,7 @@ struct ReadyPart {
     mark: String,
 }
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What a checkout is made of.
 #[derive(Clone, Debug)]
@@ -169,6 +173,9 @@ pub(crate) struct Contents {
     pub(crate) notices: Vec<String>,
     /// Submodules that are not among them, with a notice that says why.
     pub(crate) left_out: Vec<String>,
+    /// Where a submodule was fetched with credentials: what decided so. By another policy the tree is only for who has
+    /// fetched them too.
+    pub(crate) access: Option<String>,
 }
 
 /// A checkout could not be made.
@@ -264,6 +271,7 @@ impl Place {
         Ok(Some(Checkout {
             place: self.clone(),
             modules,
+            access: ready.access,
             mirrors: mirrors.into_values().collect(),
             hold: Arc::new(lock),
             notices: ready.notices,
@@ -486,6 +494,7 @@ impl<'a> Writing<'a> {
             version: VERSION,
             boot: boot.to_owned(),
             notices,
+            access: contents.access.clone(),
             parts,
         })
     }
