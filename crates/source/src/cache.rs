@@ -162,6 +162,7 @@ impl SourceCache {
         Bounds {
             entries: MOST_ENTRIES,
             bytes: self.policy.limits.bytes,
+            memory: self.policy.limits.memory,
         }
     }
 
@@ -219,7 +220,11 @@ impl SourceCache {
                 blocking(move || place.try_open(&boot)).await?
             }
         };
-        let tree = match ready {
+        // The checkout is named after the whole, whose credential says nothing of its submodules'. Who fetches them all gets
+        // the same tree.
+        let access = self.policy.access();
+        let may_use = |ready: &Checkout| ready.access.as_ref().is_none_or(|made| *made == access);
+        let tree = match ready.filter(may_use) {
             Some(ready) => FetchedTree::Ready(Box::new(ready)),
             None => {
                 let gathered = self.gather(&got.origin, &got.commit, progress).await?;

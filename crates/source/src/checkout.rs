@@ -39,6 +39,8 @@ pub struct Checkout {
     pub(crate) notices: Vec<String>,
     pub(crate) hold: Arc<Lock>,
     modules: Vec<Submodule>,
+    /// See [`Contents::access`].
+    pub(crate) access: Option<String>,
     /// The mirrors that its objects are in.
     mirrors: Vec<Arc<Lock>>,
 }
@@ -150,6 +152,8 @@ pub(crate) struct Ready {
     version: u32,
     boot: String,
     pub(crate) notices: Vec<String>,
+    /// See [`Contents::access`].
+    access: Option<String>,
     /// The whole first, then its submodules in the order of their numbers.
     parts: Vec<ReadyPart>,
 }
@@ -166,7 +170,7 @@ struct ReadyPart {
     lfs: bool,
 }
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What a checkout is made of.
 #[derive(Clone, Debug)]
@@ -178,6 +182,9 @@ pub(crate) struct Contents {
     pub(crate) left_out: Vec<String>,
     /// With what is in Git LFS.
     pub(crate) lfs: bool,
+    /// Where a submodule was fetched with credentials: what decided so. By another policy the tree is only for who has
+    /// fetched them too.
+    pub(crate) access: Option<String>,
 }
 
 /// A checkout could not be made.
@@ -283,6 +290,7 @@ impl Place {
         Ok(Some(Checkout {
             place: self.clone(),
             modules,
+            access: ready.access,
             mirrors: mirrors.into_values().collect(),
             hold: Arc::new(lock),
             notices: ready.notices,
@@ -467,6 +475,7 @@ impl<'a> Writing<'a> {
                     masked,
                     most: bounds.bytes,
                     room: &room,
+                    memory: bounds.memory,
                 };
                 tree::write(part, &plan, &to, progress)?;
                 match self.objects {
@@ -510,6 +519,7 @@ impl<'a> Writing<'a> {
             version: VERSION,
             boot: boot.to_owned(),
             notices,
+            access: contents.access.clone(),
             parts,
         })
     }

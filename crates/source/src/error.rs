@@ -158,6 +158,8 @@ pub enum SourceError {
         path: String,
         /// Its address as `.gitmodules` has it, without credentials.
         url: String,
+        /// There is a credential for its address, which it did not get.
+        withheld: bool,
         /// Why.
         source: Box<SourceError>,
     },
@@ -237,6 +239,7 @@ impl SourceError {
                 Some("the repository itself may be damaged: run 'git fsck' in it".into())
             }
             Self::Program(_) => Some("install git, and util-linux for prlimit".into()),
+            Self::Submodule { withheld: true, source, .. } if matches!(**source, Self::RepositoryMissing { .. }) => Some("a submodule on another server than its repository gets no credential: if you trust it, name the server in source.submodule-credentials".into()),
             Self::Submodule { source, .. } => source.hint(),
             Self::Lfs { .. } => Some(
                 "run 'git lfs fetch --all' in the repository that it comes from, or leave --lfs (source.lfs) away"

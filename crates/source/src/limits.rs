@@ -12,7 +12,7 @@ pub struct SourceLimits {
     pub stall: Duration,
     /// Most bytes that are received, and that any file of git's may have.
     pub bytes: u64,
-    /// Most bytes of memory for each of git's processes.
+    /// Most bytes of memory for each of git's processes, and of one file of a checkout, which is in memory while it is written.
     pub memory: u64,
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bryo_model::{GitUrl, Scheme};
 
+use crate::credentials::Identity;
 use crate::limits::{ReachedLimit, SourceLimits};
 use crate::policy::SourcePolicy;
 use crate::{Absence, RepositoryKey, SourceError, git_failure};
@@ -71,6 +72,13 @@ impl Origin {
         };
         origin.key = RepositoryKey::of_url(url, &policy.identity(url), origin.depth());
         origin
+    }
+
+    /// As whom it is fetched.
+    pub(crate) fn identity(&self) -> Identity {
+        self.remote.as_ref().map_or(Identity::Anonymous, |remote| {
+            remote.policy.identity(&remote.url)
+        })
     }
 
     /// The bounds of a fetch from there.

@@ -4,6 +4,9 @@
 //! under the same rules about addresses. What it may not do is lead from a server to this host: a file address is only
 //! followed from a file address.
 //!
+//! Why do not all submodules get credentials? Whoever writes a `.gitmodules` would choose what the operator's credentials
+//! are shown to, and read with them what they cannot read themselves.
+//!
 //! Why do local repositories look into `.git/modules` first? What the user has there is what they build: commits that are
 //! nowhere else, and submodules that are reached with credentials that Bryo does not have.
 
@@ -18,6 +21,7 @@ use git2::{ErrorCode, ObjectType, Oid, Repository, Tree};
 
 use crate::cache::Request;
 use crate::checkout::Contents;
+use crate::credentials::Identity;
 use crate::lock::{Access, Lock};
 use crate::mirror::Wanted;
 use crate::objects::{blocking, damaged, open_mirror};
@@ -40,6 +44,8 @@ struct Parent {
     /// Where it is in the tree; empty for the whole.
     prefix: String,
     depth: usize,
+    /// Its submodules get the credentials of its own server.
+    entitled: bool,
 }
 
 /// What a tree has of submodules.
@@ -77,6 +83,7 @@ impl SourceCache {
                 notices: Vec::new(),
                 left_out: Vec::new(),
                 lfs: self.policy().lfs,
+                access: None,
             },
             origins: vec![origin.clone()],
             holds: Vec::new(),
@@ -88,6 +95,7 @@ impl SourceCache {
             commit: commit.clone(),
             prefix: String::new(),
             depth: 0,
+            entitled: true,
         }]);
         while let Some(parent) = parents.pop_front() {
             let has = self.submodules_of(&parent, progress, &mut all).await?;
@@ -135,18 +143,23 @@ impl SourceCache {
         progress: &Progress,
         all: &mut Gathered,
     ) -> Result<Parent, SourceError> {
-        let wrap = |source: SourceError| SourceError::Submodule {
+        let wrap = |source: SourceError, withheld: bool| SourceError::Submodule {
             path: path.to_owned(),
             url: without_user(&module.url),
+            withheld,
             source: Box::new(source),
         };
-        let origin = {
+        let (origin, entitled) = {
             let (parent, module, wanted) = (parent.clone(), module.clone(), commit.clone());
             let policy = Arc::clone(self.policy());
             blocking(move || origin_of(&parent, &module, &wanted, &policy))
                 .await
-                .map_err(wrap)?
+                .map_err(|e| wrap(e, false))?
         };
+        let withheld = !entitled && self.policy().has_credential(&origin);
+        if origin.identity() != Identity::Anonymous {
+            all.contents.access = Some(self.policy().access());
+        }
         let request = Request {
             origin: origin.clone(),
             wanted: Wanted::Commit {
@@ -157,7 +170,7 @@ impl SourceCache {
         };
         let obtained = Box::pin(self.obtain(request, progress))
             .await
-            .map_err(wrap)?;
+            .map_err(|e| wrap(e, withheld))?;
         all.was_cached &= obtained.was_cached;
         all.notices.extend(obtained.notices);
         all.holds.push(obtained.mirror);
@@ -170,6 +183,7 @@ impl SourceCache {
             commit,
             prefix: path.to_owned(),
             depth: parent.depth + 1,
+            entitled,
         })
     }
 
@@ -305,18 +319,18 @@ fn gitlink(repository: &Repository, top: &Tree<'_>, path: &str) -> Result<At, gi
     Ok(At::Nothing)
 }
 
-/// Where a submodule comes from.
+/// Where a submodule comes from, and whether it is entitled to credentials.
 fn origin_of(
     parent: &Parent,
     module: &Declared,
     commit: &CommitId,
     policy: &Arc<SourcePolicy>,
-) -> Result<Origin, SourceError> {
+) -> Result<(Origin, bool), SourceError> {
     let here = parent.origin.local.as_deref();
     if let Some(here) = here
         && let Some(origin) = local::initialised(here, &module.name, commit)?
     {
-        return Ok(origin);
+        return Ok((origin, true));
     }
     // What the user has, they brought there themselves.
     let bring = match here {
@@ -333,7 +347,7 @@ fn origin_of(
         Some(here) => local::remote_url(here),
     };
     let relative = module.url.starts_with("./") || module.url.starts_with("../");
-    let url: GitUrl = match (relative, base) {
+    let url: GitUrl = match (relative, base.clone()) {
         (true, None) => {
             let what = "it is relative, and the repository has no remote 'origin' with an address";
             return Err(bad(what.to_owned()));
@@ -351,7 +365,22 @@ fn origin_of(
             .check_named_by(remote.url.scheme(), &url)
             .map_err(|why| refused(&url, why)),
     }?;
-    Ok(Origin::remote(&url, policy))
+    let entitled = policy.is_open_to_submodules(&url)
+        || parent.entitled && base.is_some_and(|base| belongs(&base, &url, policy));
+    Ok(match entitled {
+        true => (Origin::remote(&url, policy), true),
+        false => (
+            Origin::remote(&url, &Arc::new(policy.without_credentials())),
+            false,
+        ),
+    })
+}
+
+/// Whether a submodule is on the server of its repository, or for the same credential.
+fn belongs(base: &GitUrl, url: &GitUrl, policy: &SourcePolicy) -> bool {
+    let server = |url: &GitUrl| (url.scheme(), url.host(), url.port());
+    let name = |url| policy.credential(url).map(|rule| &rule.name);
+    server(base) == server(url) || name(base).is_some() && name(base) == name(url)
 }
 
 fn refused(url: &GitUrl, why: crate::Refusal) -> SourceError {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use bryo_model::Amount;
+use bryo_model::{Amount, ByteSize};
 use git2::{ObjectType, Odb};
 
 use super::index::{self, Stat};
@@ -26,8 +26,9 @@ const PIECE: usize = 64;
 /// Writing is what kernel and disk do; more threads only wait.
 const MOST_THREADS: usize = 8;
 
-/// A file of more bytes is written while no other such one is in memory.
+/// A file of more bytes is written while no other such one is in memory, of this checkout or another.
 const LARGE: usize = 16 << 20;
+static LARGE_ONE: Mutex<()> = Mutex::new(());
 
 /// The kernel takes no longer target of a link.
 const LONGEST_TARGET: usize = 4095;
@@ -59,8 +60,8 @@ struct Work<'a> {
     /// What is left of the bytes that the tree may have.
     room: &'a AtomicU64,
     most: u64,
+    memory: u64,
     stop: AtomicBool,
-    large: Mutex<()>,
     progress: &'a Progress,
 }
 
@@ -80,6 +81,8 @@ pub(crate) struct To<'a> {
     /// Bytes that the whole tree may have, and what is left of them.
     pub(crate) most: u64,
     pub(crate) room: &'a AtomicU64,
+    /// Bytes that one file may have.
+    pub(crate) memory: u64,
 }
 
 /// Writes all of it, and the index last.
@@ -117,8 +120,8 @@ pub(crate) fn write(
         told: AtomicUsize::new(0),
         room: to.room,
         most: to.most,
+        memory: to.memory,
         stop: AtomicBool::new(false),
-        large: Mutex::new(()),
         progress,
     };
     let mut stats = work.files()?;
@@ -225,12 +228,19 @@ impl Work<'_> {
             }
             None => (None, None),
         };
+        let in_memory = u64::try_from(size).unwrap_or(u64::MAX);
+        if in_memory > self.memory {
+            let (path, most) = (shown(b"", &entry.path), ByteSize::new(self.memory));
+            return Err(self.part.refused(&format!(
+                "{path}: it is larger than {most}, and a file is in memory while it is written (source.memory)"
+            )));
+        }
         let bytes = match &lfs {
             Some((_, pointer)) => pointer.size,
-            None => u64::try_from(size).unwrap_or(u64::MAX),
+            None => in_memory,
         };
         self.take(entry, bytes)?;
-        let _alone = (size > LARGE).then(|| self.large.lock());
+        let _alone = (size > LARGE).then(|| LARGE_ONE.lock());
         let blob = match blob {
             Some(blob) => blob,
             None => odb.read(entry.id).map_err(failed)?,
@@ -286,7 +296,7 @@ impl Work<'_> {
         {
             Ok(_) => Ok(()),
             Err(_) => {
-                let most = bryo_model::ByteSize::new(self.most);
+                let most = ByteSize::new(self.most);
                 Err(self.part.refused(&format!(
                     "with {} its files are larger than {most}",
                     shown(b"", &entry.path)

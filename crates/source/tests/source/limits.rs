@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bryo_source::{ReachedLimit, SourceCache, SourceError, SourceLimits, SourcePolicy};
 
-use crate::bed::{Bed, build, commit, fetch, head, mirror, on_loopback, source, write};
+use crate::bed::{Bed, build, commit, fetch, head, mirror, on_loopback, silent, source, write};
 use crate::http::{Manner, Server};
 
 fn bounded(bed: &Bed, limits: SourceLimits) -> SourceCache {
@@ -181,4 +181,70 @@ async fn nonsense_is_told_as_such_and_leaves_a_usable_mirror() {
     let (fetched, _) = build(&cache, &spec).await;
     assert_eq!(fetched.commit().as_str(), head(&repo));
     assert!(fetched.notices().is_empty(), "{:?}", fetched.notices());
+}
+
+/// A few bytes of a pack can be a file of any length, and writing it takes it into memory.
+#[tokio::test]
+async fn a_file_that_is_larger_than_memory_is_refused() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    std::fs::write(repo.join("zeros.bin"), vec![0; 3 << 20]).unwrap();
+    commit(&repo, "zeros");
+    let limits = |memory| SourceLimits {
+        memory,
+        ..SourceLimits::default()
+    };
+    let cache = bounded(&bed, limits(1 << 20));
+    let fetched = fetch(&cache, &source(&repo, None)).await.unwrap();
+    let error = cache.checkout(&fetched, silent()).await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        matches!(error, SourceError::RefusedTree { .. }),
+        "{error:?}"
+    );
+    assert!(
+        text.contains("zeros.bin") && text.contains("source.memory"),
+        "{text}"
+    );
+    build(&bounded(&bed, limits(4 << 20)), &source(&repo, None)).await;
+}
+
+/// A hundred thousand files need no more than their number, but each of them has the path that leads to it.
+#[tokio::test]
+async fn paths_that_are_larger_than_memory_are_refused() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let repository = git2::Repository::open(&repo).unwrap();
+    let odb = repository.odb().unwrap();
+    let blob = repository.blob(b"").unwrap();
+    let tree = |entries: &mut dyn Iterator<Item = (String, git2::Oid)>| {
+        let mut raw = Vec::new();
+        for (entry, id) in entries {
+            raw.extend_from_slice(format!("{entry}\0").as_bytes());
+            raw.extend_from_slice(id.as_bytes());
+        }
+        odb.write(git2::ObjectType::Tree, &raw).unwrap()
+    };
+    let mut top = tree(&mut (0..100_000).map(|n| (format!("100644 {n:06}"), blob)));
+    for _ in 0..12 {
+        let name = "d".repeat(240);
+        top = tree(&mut [(format!("40000 {name}"), top)].into_iter());
+    }
+    let text = format!("tree {top}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nraw\n");
+    let commit = odb
+        .write(git2::ObjectType::Commit, text.as_bytes())
+        .unwrap();
+    crate::bed::git(
+        &repo,
+        &["update-ref", "refs/heads/main", &commit.to_string()],
+    );
+    let cache = bed.cache();
+    let fetched = fetch(&cache, &source(&repo, None)).await.unwrap();
+    let error = cache.checkout(&fetched, silent()).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("its paths are longer than 256 MiB"),
+        "{error}"
+    );
 }

@@ -15,7 +15,7 @@ use crate::hostile::raw_commit;
 use crate::http::{Manner, Server};
 
 /// Adds a submodule as git does, by an address that git itself need not reach.
-fn add(repo: &Path, name: &str, url: &str, at: &str) {
+pub(crate) fn add(repo: &Path, name: &str, url: &str, at: &str) {
     let modules = repo.join(".gitmodules");
     let mut text = fs::read_to_string(&modules).unwrap_or_default();
     text.push_str(&format!(
@@ -464,8 +464,8 @@ async fn a_tree_of_an_earlier_version_is_made_again() {
     drop(checkout);
     let marker = tree.with_file_name("ready");
     let text = fs::read_to_string(&marker).unwrap();
-    assert!(text.starts_with("{\"version\":2,"), "{text}");
-    fs::write(&marker, text.replacen(":2,", ":1,", 1)).unwrap();
+    assert!(text.starts_with("{\"version\":3,"), "{text}");
+    fs::write(&marker, text.replacen(":3,", ":2,", 1)).unwrap();
     fs::remove_dir_all(tree.join("libs/one")).unwrap();
     drop(build(&cache, &source(project.url(), None)).await);
     assert!(tree.join("libs/one/README.md").exists());

@@ -48,6 +48,7 @@ impl Reader<'_> {
             reach: self.list(&keys::SOURCE_REACH),
             credentials,
             own_credentials,
+            submodule_credentials: self.list(&keys::SOURCE_SUBMODULE_CREDENTIALS),
             ca_bundle: self.certificates(&keys::SOURCE_CA_BUNDLE, ""),
             limits,
             depth: self.small(&keys::SOURCE_DEPTH),
