@@ -24,10 +24,14 @@ use nix::sys::resource::{Resource, getrlimit};
 use crate::limits::{ReachedLimit, SourceLimits};
 use crate::origin::Origin;
 use crate::session::Session;
-use crate::{Paths, Progress, SourceError};
+use crate::{Paths, Progress, SourceError, git_failure};
+use git_failure::GitFailure;
 
 /// What comes from this host has no bound but this. The bound that matters is the caller's, who drops the future.
 const LONGEST_FETCH: Duration = Duration::from_secs(24 * 3600);
+
+/// Looking for damage costs no more than this.
+const LONGEST_LOOK: Duration = Duration::from_secs(600);
 
 /// `git fetch` writes nothing to standard output.
 const MOST_OUTPUT: usize = 1 << 20;
@@ -118,6 +122,38 @@ pub(crate) enum Tags {
     Followed,
 }
 
+/// What became of a fetch that nothing kept from its end.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    Brought,
+    /// A reference has no room beside one that is there, in git's words. Objects may have come.
+    NoRoom(String),
+}
+
+/// The recipe for git in a mirror, talking to nobody.
+pub(crate) fn alone(mirror: &Path) -> Program {
+    let mut git = Program::new("git").dir(mirror);
+    for (name, value) in FIXED {
+        git = git.arg("-c").arg(format!("{name}={value}"));
+    }
+    git.env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_ATTR_NOSYSTEM", "1")
+        .env("GIT_NO_LAZY_FETCH", "1")
+        .env("LC_ALL", "C")
+}
+
+/// Whether git finds that something is missing of what a mirror's references lead to, or cannot be read.
+pub(crate) async fn is_damaged(mirror: &Path) -> bool {
+    let look = alone(mirror)
+        .args(["--git-dir=.", "fsck", "--connectivity-only"])
+        .args(["--no-dangling", "--no-progress"])
+        .finish(b"", MOST_OUTPUT, LONGEST_LOOK)
+        .await;
+    // What was not seen is not proved.
+    look.is_ok_and(|done| !done.status.success())
+}
+
 /// Fetches into a mirror that the caller has locked.
 ///
 /// # Errors
@@ -129,7 +165,7 @@ pub(crate) async fn fetch(
     paths: &Paths,
     what: What<'_>,
     progress: &Progress,
-) -> Result<(), SourceError> {
+) -> Result<Outcome, SourceError> {
     let session = Session::open(mirror, origin, paths).await?;
     let mut git = program(mirror, origin, &session).args([
         "fetch",
@@ -174,14 +210,20 @@ pub(crate) async fn fetch(
         }
     };
     match ended {
-        Ok(done) if done.status.success() => Ok(()),
-        Ok(done) => Err(match (session.trouble(origin), limits) {
-            (Some(ours), _) => ours,
+        Ok(done) if done.status.success() => Ok(Outcome::Brought),
+        Ok(done) => match (session.trouble(origin), limits) {
+            (Some(ours), _) => Err(ours),
             (None, Some(limits)) if is_full(mirror, limits.bytes) => {
-                reached(ReachedLimit::Bytes(limits.bytes))
+                Err(reached(ReachedLimit::Bytes(limits.bytes)))
             }
-            (None, _) => origin.failure(&session.masked(&done.stderr)),
-        }),
+            (None, _) => {
+                let said = session.masked(&done.stderr);
+                match git_failure::classify(&said) {
+                    GitFailure::NoRoom => Ok(Outcome::NoRoom(git_failure::detail(&said))),
+                    _ => Err(origin.failure(&said)),
+                }
+            }
+        },
         Err(ProcessError::Deadline { after, .. }) => Err(reached(ReachedLimit::Timeout(after))),
         Err(other) => Err(SourceError::Program(other)),
     }

@@ -81,6 +81,15 @@ impl Origin {
         })
     }
 
+    /// Whether somebody else's words come from there.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.scheme().is_some_and(|scheme| scheme != Scheme::File)
+    }
+
+    fn scheme(&self) -> Option<Scheme> {
+        self.remote.as_ref().map(|remote| remote.url.scheme())
+    }
+
     /// The bounds of a fetch from there.
     pub(crate) fn limits(&self) -> Option<SourceLimits> {
         self.remote.as_ref().map(|remote| remote.policy.limits)
@@ -110,6 +119,11 @@ impl Origin {
             },
         };
         match git_failure::classify(stderr) {
+            // Ssh passes on what the server's programs write, without a mark: it may be the server's disk.
+            GitFailure::DiskFull if self.scheme() == Some(Scheme::Ssh) => SourceError::Git {
+                location,
+                detail: detail(),
+            },
             GitFailure::DiskFull => SourceError::DiskFull {
                 path: self.location.clone().into(),
             },
@@ -130,7 +144,7 @@ impl Origin {
             },
             GitFailure::FileTooLarge => limit(|limits| ReachedLimit::Bytes(limits.bytes)),
             GitFailure::NoMemory => limit(|limits| ReachedLimit::Memory(limits.memory)),
-            GitFailure::Other => SourceError::Git {
+            GitFailure::NoRoom | GitFailure::Other => SourceError::Git {
                 location,
                 detail: detail(),
             },

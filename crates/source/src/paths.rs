@@ -12,6 +12,9 @@ use crate::credentials::Identity;
 /// Ends the name of a checkout with files in Git LFS.
 const LFS: &str = ".lfs";
 
+/// Ends the name of a mirror that is no longer one.
+const ASIDE: &str = ".old";
+
 /// The directory scheme below the cache's root.
 ///
 /// ```text
@@ -27,7 +30,8 @@ const LFS: &str = ".lfs";
 ///       bryo-refs                  the mirror's refs as a checkout's `.git/packed-refs`; replaced by rename only
 ///       bryo-stamp                 local repositories: the state of the source's tags at the last fetch
 ///       bryo-fetching              present while git writes; found at a start, it tells that leftovers are to be removed
-///     <key>.new/, <key>.old/       a mirror being made, one being removed
+///     <key>.new/                   a mirror being made
+///     <key>.<number>.old/          a mirror that was damaged and that jobs may still have mounted, or one being removed
 ///   private/                       what git must be told and nobody else may know, where there is no better place
 ///     <pid>-<number>/              of one fetch; removed at its end
 ///   checkouts/
@@ -164,8 +168,19 @@ impl Paths {
         self.mirrors().join(format!("{key}.new"))
     }
 
-    pub(crate) fn mirror_old(&self, key: &RepositoryKey) -> PathBuf {
-        self.mirrors().join(format!("{key}.old"))
+    /// Where a mirror is put aside: there may be several.
+    pub(crate) fn mirror_aside(&self, key: &RepositoryKey, number: usize) -> PathBuf {
+        self.mirrors().join(format!("{key}.{number}{ASIDE}"))
+    }
+
+    /// Whether a name in the directory of all mirrors is of one that was put aside, and whose it was.
+    pub(crate) fn aside_of(name: &str) -> Option<RepositoryKey> {
+        let word = name.strip_suffix(ASIDE)?;
+        let key = match word.rsplit_once('.') {
+            Some((key, number)) if number.bytes().all(|b| b.is_ascii_digit()) => key,
+            _ => word,
+        };
+        (!key.is_empty()).then(|| RepositoryKey::named(key))
     }
 
     /// The directory of one checkout: its tree, its marker and its lock.

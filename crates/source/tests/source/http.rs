@@ -44,6 +44,8 @@ pub(crate) enum Manner {
     NotGit,
     /// Gives only what a reference names, and else says this, where `ID` is what was wanted.
     TipsOnly(&'static str),
+    /// Says that its objects are named in this way.
+    Names(&'static str),
     /// Sends everybody to the same path below this address.
     Redirects(String),
 }
@@ -293,6 +295,15 @@ fn serve(stream: impl Wire, state: &State, tell: &Sender<()>) {
             Some(id) => refusal(&words.replace("ID", &id)),
             None => cgi(backend, &body),
         },
+        Manner::Names(format) => {
+            let honest = String::from_utf8_lossy(&cgi(backend, &body)).into_owned();
+            let (_, content) = honest.split_once("\r\n\r\n").unwrap();
+            let line = format!("object-format={format}\n");
+            let line = format!("{:04x}{line}", line.len() + 4);
+            let content = content.replace("0017object-format=sha1\n", &line);
+            let kind = "application/x-git-upload-pack-advertisement";
+            format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{content}", content.len()).into_bytes()
+        }
         Manner::DropsMidPack => half(cgi(backend, &body)),
         Manner::BadPack => {
             let mut answer = cgi(backend, &body);

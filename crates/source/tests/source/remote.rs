@@ -4,8 +4,8 @@ use bryo_model::Amount;
 use bryo_source::{Absence, SourceError, SourcePolicy};
 
 use crate::bed::{
-    Bed, build, commit, fetch, git, git_in, head, mirror, on_loopback, open, recorded, source,
-    write,
+    Bed, build, commit, fetch, git, git_in, head, inode, mirror, on_loopback, open, recorded,
+    source, write,
 };
 use crate::http::{Manner, Server};
 
@@ -201,6 +201,55 @@ async fn a_deleted_branch_makes_room_for_a_directory_of_its_name() {
     assert!(fetched.notices().is_empty(), "{:?}", fetched.notices());
     let error = fetch(&cache, &source(&url, Some("dev"))).await.unwrap_err();
     assert!(matches!(error, SourceError::RefMissing { .. }));
+}
+
+#[tokio::test]
+async fn a_deleted_tag_makes_room_for_a_directory_of_its_name() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let server = Server::start(&bed.path(""));
+    let url = server.url("project/.git");
+    let cache = bed.cache();
+    fetch(&cache, &source(&url, Some(&head(&repo))))
+        .await
+        .unwrap();
+    let before = inode(&mirror(&cache));
+    git(&repo, &["tag", "-d", "v1.0"]);
+    let third = commit(&repo, "third");
+    git(&repo, &["tag", "v1.0/x"]);
+    let (fetched, checkout) = build(&cache, &source(&url, Some(&third))).await;
+    assert!(fetched.notices().is_empty(), "{:?}", fetched.notices());
+    assert_eq!(git_in(&checkout, &["describe", "--tags"]), "v1.0/x");
+    assert_eq!(inode(&mirror(&cache)), before);
+}
+
+/// Whatever a server says of damage and of full disks, it is not ours.
+#[tokio::test]
+async fn words_of_a_server_are_no_damage_of_the_mirror() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let server = Server::start(&bed.path(""));
+    let url = server.url("project/.git");
+    let cache = bed.cache();
+    fetch(&cache, &source(&url, None)).await.unwrap();
+    let before = inode(&mirror(&cache));
+    for words in [
+        "upload-pack: loose object ID is corrupt",
+        "sorry\nfatal: bad object ID",
+        "sorry\nerror: write error: No space left on device",
+    ] {
+        let inner = commit(&repo, "inner");
+        commit(&repo, "tip");
+        server.behave(Manner::TipsOnly(words));
+        let fetched = fetch(&cache, &source(&url, Some(&inner))).await.unwrap();
+        assert!(fetched.notices().is_empty(), "{:?}", fetched.notices());
+    }
+    // What git repeats in a sentence that nobody foresaw does not stand up to a look at the mirror.
+    server.behave(Manner::Names("packfile x"));
+    let error = fetch(&cache, &source(&url, None)).await.unwrap_err();
+    assert!(matches!(error, SourceError::Git { .. }), "{error:?}");
+    assert!(error.to_string().contains("packfile x"), "{error}");
+    assert_eq!(inode(&mirror(&cache)), before);
 }
 
 #[tokio::test]
