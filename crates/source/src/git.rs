@@ -18,7 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bryo_model::Amount;
-use bryo_process::{ProcessError, Program, find_program};
+use bryo_process::{ProcessError, Program, Stdio, find_program};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::limits::{ReachedLimit, SourceLimits};
@@ -187,13 +187,17 @@ pub(crate) async fn fetch(
     let limits = origin.limits();
     let longest = limits.map_or(LONGEST_FETCH, |limits| limits.timeout);
     let activity = &session.activity;
-    let running = git.finish_watched(b"", MOST_OUTPUT, longest, |piece| {
+    let running = git.start(Stdio::Piped).map_err(SourceError::Program)?;
+    let group = running.id();
+    let running = running.finish_watched(b"", MOST_OUTPUT, longest, |piece| {
         activity.seen();
-        meter.feed(piece);
+        if meter.feed(piece) {
+            activity.complete();
+        }
     });
     let silent = async {
         match limits {
-            Some(limits) => activity.silent_for(limits.stall).await,
+            Some(limits) => activity.silent_for(limits.stall, group).await,
             None => std::future::pending().await,
         }
     };
@@ -256,17 +260,21 @@ impl<'a> Meter<'a> {
         }
     }
 
-    pub(crate) fn feed(&mut self, piece: &[u8]) {
+    /// `true` when a pack has arrived.
+    pub(crate) fn feed(&mut self, piece: &[u8]) -> bool {
+        let mut complete = false;
         for &byte in piece {
             if byte == b'\r' || byte == b'\n' {
                 if let Some(amount) = received(&self.line) {
                     (self.progress)(amount);
+                    complete |= matches!(amount, Amount::Items { done, total } if done == total);
                 }
                 self.line.clear();
             } else if self.line.len() < LONGEST_LINE {
                 self.line.push(byte);
             }
         }
+        complete
     }
 }
 
@@ -295,9 +303,8 @@ mod tests {
             let sink = Arc::clone(&seen);
             let progress: Progress = Arc::new(move |amount| sink.lock().unwrap().push(amount));
             let mut meter = Meter::new(&progress);
-            for piece in stderr.chunks(size) {
-                meter.feed(piece);
-            }
+            let complete = stderr.chunks(size).filter(|piece| meter.feed(piece));
+            assert_eq!(complete.count(), 1);
             let items = |done| Amount::Items { done, total: 9 };
             assert_eq!(*seen.lock().unwrap(), [items(0), items(5), items(9)]);
         }

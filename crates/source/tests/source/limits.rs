@@ -1,5 +1,6 @@
 //! Servers that take too long, or give too much.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +77,62 @@ async fn a_server_that_accepts_and_says_nothing_is_left() {
             "{url}"
         );
     }
+}
+
+/// The cache and the address that [`the_slow_look`] fetches, by lines.
+const SLOW_LOOK: &str = "BRYO_TEST_SLOW_LOOK";
+
+/// Not a test, but the process of the next one, whose git takes long when everything is there.
+#[tokio::test]
+async fn the_slow_look() {
+    let Ok(what) = std::env::var(SLOW_LOOK) else {
+        return;
+    };
+    let (cache, url) = what.split_once('\n').unwrap();
+    let policy = SourcePolicy {
+        limits: SourceLimits {
+            stall: Duration::from_secs(1),
+            ..SourceLimits::default()
+        },
+        ..on_loopback()
+    };
+    let cache = SourceCache::open(cache.as_ref()).unwrap();
+    let cache = cache.with_policy(Arc::new(policy));
+    fetch(&cache, &source(url, None)).await.unwrap();
+}
+
+/// A stand-in, for a repository in which git looks for minutes would take minutes to make.
+#[test]
+fn git_that_looks_for_what_is_missing_is_no_stall() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let real = std::env::split_paths(&std::env::var_os("PATH").unwrap())
+        .map(|dir| dir.join("git"))
+        .find(|git| git.exists())
+        .unwrap();
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in\n*' fetch '*)\n  {0} \"$@\" || exit\n  echo 'Receiving objects: 100% (1/1), done.' >&2\n  end=$(($(date +%s) + 4))\n  while [ $(date +%s) -lt $end ]; do :; done;;\n*) exec {0} \"$@\";;\nesac\n",
+        real.display()
+    );
+    write(&bed.path(""), "bin/git", &script);
+    let stand_in = bed.path("bin/git");
+    std::fs::set_permissions(&stand_in, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!(
+        "{}:{}",
+        bed.path("bin").display(),
+        std::env::var("PATH").unwrap()
+    );
+    let done = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "limits::the_slow_look"])
+        .env("PATH", path)
+        .env(
+            SLOW_LOOK,
+            format!("{}\nfile://{}", bed.path("cache").display(), repo.display()),
+        )
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{text}");
 }
 
 #[tokio::test]
