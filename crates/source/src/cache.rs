@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bryo_model::{Amount, CommitId, GitRef, SourceLocation, SourceSpec, SubDir};
 
+use crate::budget::Budget;
 use crate::checkout::{Checkout, NotMade, Place};
 use crate::lock::{Access, Lock, TRY_AGAIN};
 use crate::mirror::{self, LockedMirror, Wanted};
@@ -551,7 +552,7 @@ fn request(source: &SourceSpec, policy: &Arc<SourcePolicy>) -> Result<Request, S
                 location: url.to_string(),
                 why,
             })?;
-            let origin = Origin::remote(url, policy);
+            let origin = Origin::remote(url, policy, &Budget::new(policy.limits));
             let wanted = match &source.reference {
                 None => Wanted::Default,
                 Some(GitRef::Name(name)) if name == "HEAD" => Wanted::Default,

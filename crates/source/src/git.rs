@@ -14,6 +14,7 @@
 //! Why `prlimit`? A bound that the kernel keeps holds from git's first instruction on and for everything that git starts;
 //! setting one between fork and exec would need `unsafe`.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ use bryo_model::Amount;
 use bryo_process::{ProcessError, Program, Stdio, find_program};
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::limits::{ReachedLimit, SourceLimits};
+use crate::budget::Turn;
+use crate::limits::ReachedLimit;
 use crate::origin::Origin;
 use crate::session::Session;
 use crate::{Paths, Progress, SourceError, git_failure};
@@ -58,9 +60,9 @@ const INHERITED: &[&str] = &[
 ];
 
 /// The recipe for git in one repository of ours, talking to one origin.
-fn program(mirror: &Path, origin: &Origin, session: &Session) -> Program {
-    let mut git = match origin.limits() {
-        Some(limits) => bounded(&limits),
+fn program(mirror: &Path, origin: &Origin, session: &Session, turn: Option<&Turn<'_>>) -> Program {
+    let mut git = match turn {
+        Some(turn) => bounded(turn),
         None => Program::new("git"),
     };
     git = git.dir(mirror);
@@ -86,7 +88,7 @@ fn program(mirror: &Path, origin: &Origin, session: &Session) -> Program {
 }
 
 /// Git with bounds that the kernel keeps: no file is larger than what may be received, no process needs more memory.
-fn bounded(limits: &SourceLimits) -> Program {
+fn bounded(turn: &Turn<'_>) -> Program {
     // Without it the program that is missing would be the other one's to tell.
     let Some(git) = find_program("git") else {
         return Program::new("git");
@@ -96,8 +98,8 @@ fn bounded(limits: &SourceLimits) -> Program {
         Ok((_, hard)) => wanted.min(hard),
         Err(_) => wanted,
     };
-    let bytes = lower(Resource::RLIMIT_FSIZE, limits.bytes);
-    let memory = lower(Resource::RLIMIT_DATA, limits.memory);
+    let bytes = lower(Resource::RLIMIT_FSIZE, turn.bytes);
+    let memory = lower(Resource::RLIMIT_DATA, turn.limits().memory);
     Program::new("prlimit")
         .arg(format!("--fsize={bytes}"))
         .arg(format!("--data={memory}"))
@@ -166,8 +168,7 @@ pub(crate) async fn fetch(
     what: What<'_>,
     progress: &Progress,
 ) -> Result<Outcome, SourceError> {
-    let session = Session::open(mirror, origin, paths).await?;
-    let mut git = program(mirror, origin, &session).args([
+    let mut args: Vec<OsString> = [
         "fetch",
         "--progress",
         "--prune",
@@ -175,17 +176,55 @@ pub(crate) async fn fetch(
         "--no-recurse-submodules",
         "--no-write-fetch-head",
         "--update-shallow",
-    ]);
+    ]
+    .map(OsString::from)
+    .into();
     if let Some(depth) = origin.depth() {
-        git = git.arg(format!("--depth={depth}"));
+        args.push(format!("--depth={depth}").into());
     }
     if what.tags == Tags::Named {
-        git = git.arg("--no-tags");
+        args.push("--no-tags".into());
     }
-    let git = git.arg("--").arg(&origin.address).args(what.refspecs);
+    args.extend(["--".into(), origin.address.clone()]);
+    args.extend(what.refspecs.iter().map(OsString::from));
+    match talk(mirror, origin, paths, args, progress).await? {
+        Ended::Done(_) => Ok(Outcome::Brought),
+        Ended::Failed(said) => match git_failure::classify(&said) {
+            GitFailure::NoRoom => Ok(Outcome::NoRoom(git_failure::detail(&said))),
+            _ => Err(origin.failure(&said)),
+        },
+    }
+}
+
+/// How a run of git ended.
+enum Ended {
+    /// With this on standard output.
+    Done(Vec<u8>),
+    /// With this on standard error, without secrets.
+    Failed(String),
+}
+
+/// Runs git against an origin, within the bounds.
+async fn talk(
+    mirror: &Path,
+    origin: &Origin,
+    paths: &Paths,
+    args: Vec<OsString>,
+    progress: &Progress,
+) -> Result<Ended, SourceError> {
+    let reached = |limit| SourceError::Limit {
+        location: origin.location.clone(),
+        limit,
+    };
+    let session = Session::open(mirror, origin, paths).await?;
+    let turn = origin.budget().map(|budget| budget.begin());
+    if let Some(turn) = turn.as_ref().filter(|turn| turn.bytes == 0) {
+        return Err(reached(ReachedLimit::Bytes(turn.limits().bytes)));
+    }
+    let before = pack_bytes(mirror);
+    let git = program(mirror, origin, &session, turn.as_ref()).args(args);
     let mut meter = Meter::new(progress);
-    let limits = origin.limits();
-    let longest = limits.map_or(LONGEST_FETCH, |limits| limits.timeout);
+    let longest = turn.as_ref().map_or(LONGEST_FETCH, |turn| turn.time);
     let activity = &session.activity;
     let running = git.start(Stdio::Piped).map_err(SourceError::Program)?;
     let group = running.id();
@@ -196,41 +235,52 @@ pub(crate) async fn fetch(
         }
     });
     let silent = async {
-        match limits {
-            Some(limits) => activity.silent_for(limits.stall, group).await,
+        match &turn {
+            Some(turn) => {
+                let stall = turn.limits().stall;
+                activity.silent_for(stall, group).await;
+                stall
+            }
             None => std::future::pending().await,
         }
-    };
-    let reached = |limit| SourceError::Limit {
-        location: origin.location.clone(),
-        limit,
     };
     let ended = tokio::select! {
         biased;
         ended = running => ended,
-        () = silent => {
-            let stall = limits.map_or(LONGEST_FETCH, |limits| limits.stall);
-            return Err(reached(ReachedLimit::Stall(stall)));
-        }
+        stall = silent => return Err(reached(ReachedLimit::Stall(stall))),
     };
+    if let Some(turn) = turn.as_ref().filter(|_| !session.counts()) {
+        turn.received(pack_bytes(mirror).saturating_sub(before));
+    }
     match ended {
-        Ok(done) if done.status.success() => Ok(Outcome::Brought),
-        Ok(done) => match (session.trouble(origin), limits) {
+        Ok(done) if done.status.success() => Ok(Ended::Done(done.stdout)),
+        Ok(done) => match (session.trouble(origin), &turn) {
             (Some(ours), _) => Err(ours),
-            (None, Some(limits)) if is_full(mirror, limits.bytes) => {
-                Err(reached(ReachedLimit::Bytes(limits.bytes)))
+            (None, Some(turn)) if is_full(mirror, turn.bytes) => {
+                Err(reached(ReachedLimit::Bytes(turn.limits().bytes)))
             }
-            (None, _) => {
-                let said = session.masked(&done.stderr);
-                match git_failure::classify(&said) {
-                    GitFailure::NoRoom => Ok(Outcome::NoRoom(git_failure::detail(&said))),
-                    _ => Err(origin.failure(&said)),
-                }
-            }
+            (None, _) => Ok(Ended::Failed(session.masked(&done.stderr))),
         },
-        Err(ProcessError::Deadline { after, .. }) => Err(reached(ReachedLimit::Timeout(after))),
+        Err(ProcessError::Deadline { after, .. }) => {
+            let most = turn.map_or(after, |turn| turn.limits().timeout);
+            Err(reached(ReachedLimit::Timeout(most)))
+        }
         Err(other) => Err(SourceError::Program(other)),
     }
+}
+
+/// Bytes of all packs that a mirror has.
+fn pack_bytes(mirror: &Path) -> u64 {
+    let files = std::fs::read_dir(mirror.join("objects/pack"));
+    let packs = files
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|e| e == "pack"));
+    packs
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|meta| meta.len())
+        .sum()
 }
 
 /// Whether a pack that was being written has reached the bound. Git does not say so: the kernel ends who writes it, and its
@@ -294,6 +344,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::SourceLimits;
+    use crate::budget::Budget;
 
     #[test]
     fn progress_is_read_from_pieces_of_any_size() {
@@ -314,9 +366,15 @@ mod tests {
     async fn the_environment_cannot_bring_configuration_along() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path().to_owned());
-        let origin = Origin::remote(&"https://h/x".parse().unwrap(), &Arc::default());
+        let budget = Budget::new(SourceLimits::default());
+        let url = "https://h/x".parse().unwrap();
+        let origin = Origin::remote(&url, &Arc::default(), &budget);
+        let turn = budget.begin();
         let session = Session::open(dir.path(), &origin, &paths).await.unwrap();
-        let shown = format!("{:?}", program(Path::new("/m"), &origin, &session));
+        let shown = format!(
+            "{:?}",
+            program(Path::new("/m"), &origin, &session, Some(&turn))
+        );
         for needed in [
             "GIT_CONFIG_NOSYSTEM=",
             "GIT_CONFIG_GLOBAL=",

@@ -10,7 +10,7 @@
 //! - [`Paths`] draws the cache on disk;
 //! - `mirror` and `git` are the way in, `git_failure` is where git's words become a cause;
 //! - `policy` says what may be fetched from, as whom and how much; `session` makes one fetch obey it, with `gateway` (https),
-//!   `ssh`, `credentials`, `private` and `limits`; `reach` knows which addresses are closed;
+//!   `ssh`, `credentials`, `private` and `limits`; `budget` is what the fetches of a job share; `reach` knows which addresses are closed;
 //! - `lfs` brings what a repository keeps in Git LFS, for who asks for it;
 //! - `modules` finds submodules and brings them into the cache;
 //! - `inventory` lists what is there and removes what nobody uses; `repack` makes one pack of many;
@@ -28,6 +28,7 @@
 //! with it, an object that is not what its pointer promises ends the checkout.
 
 mod activity;
+mod budget;
 mod cache;
 mod checkout;
 mod credentials;

@@ -74,7 +74,7 @@ impl Session {
     }
 
     async fn by_ssh(&mut self, remote: &Remote, private: &Private) -> Result<(), SourceError> {
-        let Remote { url, policy } = remote;
+        let Remote { url, policy, .. } = remote;
         let rule = policy.credential(url);
         let ssh = match rule {
             None if policy.own_credentials => {
@@ -93,7 +93,11 @@ impl Session {
     }
 
     async fn by_http(&mut self, remote: &Remote, private: &Private) -> Result<(), SourceError> {
-        let Remote { url, policy } = remote;
+        let Remote {
+            url,
+            policy,
+            budget,
+        } = remote;
         let mut config = Config::default();
         // An empty helper forgets those before it.
         config.section("credential").set("helper", "");
@@ -120,7 +124,7 @@ impl Session {
         match proxy_for(url, |name| std::env::var(name).ok()) {
             Some(proxy) => config.set("proxy", &proxy),
             None => {
-                let gateway = Gateway::open(policy, &self.activity)
+                let gateway = Gateway::open(policy, budget, &self.activity)
                     .await
                     .map_err(SourceError::io(Path::new("127.0.0.1")))?;
                 config.set("proxy", gateway.proxy().expose());
@@ -144,6 +148,11 @@ impl Session {
             Some(secret) => stderr.replace(secret.expose(), "***"),
             None => stderr.to_owned(),
         }
+    }
+
+    /// Whether everything that arrives is counted on its way.
+    pub(crate) fn counts(&self) -> bool {
+        self.gateway.is_some()
     }
 
     /// Why git failed, if it was our doing.

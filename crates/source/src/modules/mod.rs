@@ -19,6 +19,7 @@ use std::sync::Arc;
 use bryo_model::{CommitId, GitUrl, Scheme};
 use git2::{ErrorCode, ObjectType, Oid, Repository, Tree};
 
+use crate::budget::Budget;
 use crate::cache::Request;
 use crate::checkout::Contents;
 use crate::credentials::Identity;
@@ -46,6 +47,8 @@ struct Parent {
     depth: usize,
     /// Its submodules get the credentials of its own server.
     entitled: bool,
+    /// Of the whole job.
+    budget: Arc<Budget>,
 }
 
 /// What a tree has of submodules.
@@ -96,6 +99,10 @@ impl SourceCache {
             prefix: String::new(),
             depth: 0,
             entitled: true,
+            budget: match origin.budget() {
+                Some(budget) => Arc::clone(budget),
+                None => Budget::new(self.policy().limits),
+            },
         }]);
         while let Some(parent) = parents.pop_front() {
             let has = self.submodules_of(&parent, progress, &mut all).await?;
@@ -184,6 +191,7 @@ impl SourceCache {
             prefix: path.to_owned(),
             depth: parent.depth + 1,
             entitled,
+            budget: Arc::clone(&parent.budget),
         })
     }
 
@@ -368,11 +376,11 @@ fn origin_of(
     let entitled = policy.is_open_to_submodules(&url)
         || parent.entitled && base.is_some_and(|base| belongs(&base, &url, policy));
     Ok(match entitled {
-        true => (Origin::remote(&url, policy), true),
-        false => (
-            Origin::remote(&url, &Arc::new(policy.without_credentials())),
-            false,
-        ),
+        true => (Origin::remote(&url, policy, &parent.budget), true),
+        false => {
+            let policy = Arc::new(policy.without_credentials());
+            (Origin::remote(&url, &policy, &parent.budget), false)
+        }
     })
 }
 

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -44,6 +45,8 @@ pub(crate) enum Manner {
     NotGit,
     /// Gives only what a reference names, and else says this, where `ID` is what was wanted.
     TipsOnly(&'static str),
+    /// Answers after so long.
+    Slow(Duration),
     /// Says that its objects are named in this way.
     Names(&'static str),
     /// Sends everybody to the same path below this address.
@@ -291,6 +294,10 @@ fn serve(stream: impl Wire, state: &State, tell: &Sender<()>) {
         Manner::Redirects(to) => plain(&format!("302 Found\r\nLocation: {to}{target}"), ""),
         Manner::Garbage => vec![0x17; 4096],
         Manner::Honest => cgi(backend, &body),
+        Manner::Slow(pause) => {
+            thread::sleep(*pause);
+            cgi(backend, &body)
+        }
         Manner::TipsOnly(words) => match not_a_tip(state, path, &body) {
             Some(id) => refusal(&words.replace("ID", &id)),
             None => cgi(backend, &body),

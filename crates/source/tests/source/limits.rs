@@ -168,7 +168,7 @@ async fn a_pack_without_end_ends_at_the_bound() {
     assert_eq!(limit, ReachedLimit::Bytes(most));
     assert_eq!(
         limit.to_string(),
-        "the repository is larger than 20 MiB (source.bytes)"
+        "the repository is larger than 20 MiB, submodules included (source.bytes)"
     );
     server.wait_for_hang_up();
     let kept = || {
@@ -207,6 +207,86 @@ async fn no_file_grows_beyond_the_bound_where_nobody_counts() {
     let cache = bounded(&bed, limits(100 << 20));
     let (fetched, _) = build(&cache, &source(&url, None)).await;
     assert_eq!(fetched.commit().as_str(), head(&repo));
+}
+
+/// How a job ended that fetches a repository with three submodules.
+async fn of_many(cache: &SourceCache, url: &str) -> Option<ReachedLimit> {
+    match fetch(cache, &source(url, None)).await {
+        Ok(_) => None,
+        Err(SourceError::Submodule { source, .. }) => match *source {
+            SourceError::Limit { limit, .. } => Some(limit),
+            other => panic!("{other:?}"),
+        },
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_bound_on_bytes_is_for_all_submodules_together() {
+    let bed = Bed::new();
+    let server = Server::start(&bed.path(""));
+    let app = bed.repository("app");
+    let mut chance: u32 = 1;
+    for name in ["one", "two", "three"] {
+        let module = bed.repository(name);
+        let noise: String = (0..600 << 10)
+            .map(|_| {
+                chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                char::from(b'!' + chance.to_be_bytes()[0] % 90)
+            })
+            .collect();
+        write(&module, "noise.txt", &noise);
+        let at = commit(&module, "noise");
+        crate::submodules::add(&app, name, &format!("../../{name}/.git"), &at);
+    }
+    for (n, url) in [
+        server.url("app/.git"),
+        format!("file://{}/.git", app.display()),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let within = |bytes, name: &str| {
+            let limits = SourceLimits {
+                bytes,
+                ..SourceLimits::default()
+            };
+            let policy = SourcePolicy {
+                limits,
+                ..on_loopback()
+            };
+            SourceCache::open(&bed.path(&format!("{name}-{n}")))
+                .unwrap()
+                .with_policy(Arc::new(policy))
+        };
+        // Each of them is far below, and so is any file of theirs.
+        let limit = of_many(&within(1 << 20, "small"), url).await;
+        assert_eq!(limit, Some(ReachedLimit::Bytes(1 << 20)), "{url}");
+        assert_eq!(of_many(&within(3 << 20, "large"), url).await, None, "{url}");
+    }
+}
+
+#[tokio::test]
+async fn the_bound_on_time_is_for_all_submodules_together() {
+    let bed = Bed::new();
+    let server = Server::start(&bed.path(""));
+    let mut inner: Option<String> = None;
+    for name in ["four", "three", "two", "one"] {
+        let repo = bed.repository(name);
+        if let Some(inner) = inner.replace(name.to_owned()) {
+            let at = head(&bed.path(&inner));
+            crate::submodules::add(&repo, &inner, &format!("../../{inner}/.git"), &at);
+        }
+    }
+    // Three answers each: one repository takes a second and a half, all of them six.
+    let timeout = Duration::from_secs(5);
+    let limits = SourceLimits {
+        timeout,
+        ..SourceLimits::default()
+    };
+    server.behave(Manner::Slow(Duration::from_millis(500)));
+    let limit = of_many(&bounded(&bed, limits), &server.url("one/.git")).await;
+    assert_eq!(limit, Some(ReachedLimit::Timeout(timeout)));
 }
 
 #[tokio::test]
