@@ -14,12 +14,13 @@
 //! Why `prlimit`? A bound that the kernel keeps holds from git's first instruction on and for everything that git starts;
 //! setting one between fork and exec would need `unsafe`.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
 use bryo_model::Amount;
-use bryo_process::{ProcessError, Program, Stdio, find_program};
+use bryo_process::{Finished, ProcessError, Program, Stdio, find_program};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::budget::Turn;
@@ -32,11 +33,11 @@ use git_failure::GitFailure;
 /// What comes from this host has no bound but this. The bound that matters is the caller's, who drops the future.
 const LONGEST_FETCH: Duration = Duration::from_secs(24 * 3600);
 
-/// Looking for damage costs no more than this.
+/// Work on a mirror alone takes no longer than this.
 const LONGEST_LOOK: Duration = Duration::from_secs(600);
 
-/// `git fetch` writes nothing to standard output.
-const MOST_OUTPUT: usize = 1 << 20;
+/// What a server lists of its tags; `git fetch` writes nothing to standard output.
+const MOST_OUTPUT: usize = 64 << 20;
 
 pub(crate) const FIXED: &[(&str, &str)] = &[
     ("core.hooksPath", "/dev/null"),
@@ -194,6 +195,55 @@ pub(crate) async fn fetch(
             _ => Err(origin.failure(&said)),
         },
     }
+}
+
+/// The tags that an origin has, each with the object that it names itself.
+///
+/// # Errors
+///
+/// As [`fetch`].
+pub(crate) async fn tags(
+    mirror: &Path,
+    origin: &Origin,
+    paths: &Paths,
+    progress: &Progress,
+) -> Result<HashMap<Vec<u8>, String>, SourceError> {
+    let mut args: Vec<OsString> = ["ls-remote", "--tags", "--refs", "--"]
+        .map(OsString::from)
+        .into();
+    args.push(origin.address.clone());
+    let listed = match talk(mirror, origin, paths, args, progress).await? {
+        Ended::Done(listed) => listed,
+        Ended::Failed(said) => return Err(origin.failure(&said)),
+    };
+    let lines = listed.split(|byte| *byte == b'\n');
+    let pair = |line: &[u8]| {
+        let tab = line.iter().position(|byte| *byte == b'\t')?;
+        let id = str::from_utf8(&line[..tab]).ok()?;
+        Some((line[tab + 1..].to_vec(), id.to_owned()))
+    };
+    Ok(lines.filter_map(pair).collect())
+}
+
+/// Takes references from a mirror that the caller has locked, all or none.
+///
+/// # Errors
+///
+/// When git cannot.
+pub(crate) async fn forget(mirror: &Path, references: &[Vec<u8>]) -> Result<(), SourceError> {
+    let mut input = Vec::new();
+    for reference in references {
+        input.extend_from_slice(b"delete ");
+        input.extend_from_slice(reference);
+        input.push(b'\n');
+    }
+    alone(mirror)
+        .args(["--git-dir=.", "update-ref", "--stdin"])
+        .finish(&input, MOST_OUTPUT, LONGEST_LOOK)
+        .await
+        .and_then(Finished::success)
+        .map(drop)
+        .map_err(SourceError::Program)
 }
 
 /// How a run of git ended.

@@ -193,6 +193,7 @@ impl<'a> LockedMirror<'a> {
         let cut_off = self.origin.depth().is_some();
         match wanted {
             Wanted::Commit { id, .. } if self.origin.remote.is_some() => {
+                self.forget_stale_tags(progress).await?;
                 match self.git(&[exact(id)], Tags::Followed, progress).await? {
                     Outcome::Brought => self.find(wanted).await,
                     Outcome::NoRoom(_) => Ok(None),
@@ -280,6 +281,30 @@ impl<'a> LockedMirror<'a> {
             }
             other => other,
         }
+    }
+
+    /// Takes the tags away that the server has no longer, or elsewhere: git follows tags, but never one that is there. Those
+    /// on the way to what is fetched come again. By a refspec of all tags they would bring the histories of all versions.
+    async fn forget_stale_tags(&self, progress: &Progress) -> Result<(), SourceError> {
+        let ours = self
+            .at_work(|path, origin| {
+                let repository = open_mirror(path, &origin.location)?;
+                refs::tags(&repository, &origin.location)
+            })
+            .await?;
+        if ours.is_empty() {
+            return Ok(());
+        }
+        let theirs = git::tags(&self.path, self.origin, self.paths, progress).await?;
+        let stale: Vec<Vec<u8>> = ours
+            .into_iter()
+            .filter(|(name, id)| theirs.get(name) != Some(id))
+            .map(|(name, _)| name)
+            .collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        git::forget(&self.path, &stale).await
     }
 
     /// By refspecs that prune what is in the way. If something still is, it is none of the server's names.
