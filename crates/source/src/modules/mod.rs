@@ -11,8 +11,8 @@
 //! nowhere else, and submodules that are reached with credentials that Bryo does not have.
 
 pub(crate) mod declared;
+mod together;
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use bryo_model::{CommitId, GitUrl, Scheme};
 use git2::{ErrorCode, ObjectType, Oid, Repository, Tree};
 
 use crate::budget::Budget;
-use crate::cache::Request;
+use crate::cache::{Obtained, Request};
 use crate::checkout::Contents;
 use crate::credentials::Identity;
 use crate::lock::{Access, Lock};
@@ -72,6 +72,44 @@ pub(crate) struct Gathered {
     pub(crate) notices: Vec<String>,
 }
 
+/// A submodule that is to be fetched.
+struct Wish {
+    parent: Arc<Parent>,
+    module: Declared,
+    path: String,
+    commit: CommitId,
+}
+
+/// A submodule that is in the cache.
+struct Child {
+    as_parent: Parent,
+    obtained: Obtained,
+}
+
+impl Gathered {
+    /// Adds a submodule, which may have others.
+    fn take(&mut self, child: Child) -> Parent {
+        let Child {
+            as_parent,
+            obtained,
+        } = child;
+        self.was_cached &= obtained.was_cached;
+        self.notices.extend(obtained.notices);
+        self.holds.push(obtained.mirror);
+        let Parent {
+            origin,
+            commit,
+            prefix,
+            ..
+        } = &as_parent;
+        self.contents
+            .parts
+            .push(part(origin, commit, prefix.clone()));
+        self.origins.push(origin.clone());
+        as_parent
+    }
+}
+
 impl SourceCache {
     /// Brings all submodules of a commit into the cache, which has the commit itself.
     pub(crate) async fn gather(
@@ -93,7 +131,7 @@ impl SourceCache {
             was_cached: true,
             notices: Vec::new(),
         };
-        let mut parents = VecDeque::from([Parent {
+        let mut level = vec![Parent {
             origin: origin.clone(),
             commit: commit.clone(),
             prefix: String::new(),
@@ -103,34 +141,50 @@ impl SourceCache {
                 Some(budget) => Arc::clone(budget),
                 None => Budget::new(self.policy().limits),
             },
-        }]);
-        while let Some(parent) = parents.pop_front() {
-            let has = self.submodules_of(&parent, progress, &mut all).await?;
-            for path in has.unwanted {
-                let path = below(&parent.prefix, &path);
-                all.contents.notices.push(format!(
-                    "submodule {path} is not fetched: its update is 'none'"
-                ));
-                all.contents.left_out.push(path);
+        }];
+        while !level.is_empty() {
+            let mut wishes = Vec::new();
+            for parent in level {
+                let has = self.submodules_of(&parent, progress, &mut all).await?;
+                for path in has.unwanted {
+                    let path = below(&parent.prefix, &path);
+                    all.contents.notices.push(format!(
+                        "submodule {path} is not fetched: its update is 'none'"
+                    ));
+                    all.contents.left_out.push(path);
+                }
+                let parent = Arc::new(parent);
+                for (module, commit) in has.modules {
+                    let path = below(&parent.prefix, &module.path);
+                    let too_many =
+                        |what: String| part(origin, &parent.commit, String::new()).1.refused(&what);
+                    if parent.depth == DEEPEST {
+                        return Err(too_many(format!(
+                            "submodule '{path}' is in {DEEPEST} others, and no more than {DEEPEST} levels are fetched"
+                        )));
+                    }
+                    if all.origins.len() + wishes.len() > MOST {
+                        return Err(too_many(format!(
+                            "with '{path}' it has more than {MOST} submodules"
+                        )));
+                    }
+                    wishes.push(Wish {
+                        parent: Arc::clone(&parent),
+                        module,
+                        path,
+                        commit,
+                    });
+                }
             }
-            for (module, commit) in has.modules {
-                let path = below(&parent.prefix, &module.path);
-                let too_many =
-                    |what: String| part(origin, &parent.commit, String::new()).1.refused(&what);
-                if parent.depth == DEEPEST {
-                    return Err(too_many(format!(
-                        "submodule '{path}' is in {DEEPEST} others, and no more than {DEEPEST} levels are fetched"
-                    )));
-                }
-                if all.origins.len() > MOST {
-                    return Err(too_many(format!(
-                        "with '{path}' it has more than {MOST} submodules"
-                    )));
-                }
-                let child = self
-                    .submodule(&parent, &module, &path, commit, progress, &mut all)
-                    .await?;
-                parents.push_back(child);
+            level = Vec::new();
+            for child in together::fetch(self, wishes, progress).await? {
+                level.push(all.take(child));
+            }
+            if level
+                .iter()
+                .any(|it| it.origin.identity() != Identity::Anonymous)
+            {
+                all.contents.access = Some(self.policy().access());
             }
         }
         if all.contents.lfs {
@@ -141,32 +195,27 @@ impl SourceCache {
         Ok(all)
     }
 
-    async fn submodule(
-        &self,
-        parent: &Parent,
-        module: &Declared,
-        path: &str,
-        commit: CommitId,
-        progress: &Progress,
-        all: &mut Gathered,
-    ) -> Result<Parent, SourceError> {
+    async fn submodule(&self, wish: Wish, progress: &Progress) -> Result<Child, SourceError> {
+        let Wish {
+            parent,
+            module,
+            path,
+            commit,
+        } = wish;
         let wrap = |source: SourceError, withheld: bool| SourceError::Submodule {
-            path: path.to_owned(),
+            path: path.clone(),
             url: without_user(&module.url),
             withheld,
             source: Box::new(source),
         };
         let (origin, entitled) = {
-            let (parent, module, wanted) = (parent.clone(), module.clone(), commit.clone());
+            let (parent, module, wanted) = (Arc::clone(&parent), module.clone(), commit.clone());
             let policy = Arc::clone(self.policy());
             blocking(move || origin_of(&parent, &module, &wanted, &policy))
                 .await
                 .map_err(|e| wrap(e, false))?
         };
         let withheld = !entitled && self.policy().has_credential(&origin);
-        if origin.identity() != Identity::Anonymous {
-            all.contents.access = Some(self.policy().access());
-        }
         let request = Request {
             origin: origin.clone(),
             wanted: Wanted::Commit {
@@ -178,20 +227,17 @@ impl SourceCache {
         let obtained = Box::pin(self.obtain(request, progress))
             .await
             .map_err(|e| wrap(e, withheld))?;
-        all.was_cached &= obtained.was_cached;
-        all.notices.extend(obtained.notices);
-        all.holds.push(obtained.mirror);
-        all.contents
-            .parts
-            .push(part(&origin, &commit, path.to_owned()));
-        all.origins.push(origin.clone());
-        Ok(Parent {
+        let as_parent = Parent {
             origin,
             commit,
-            prefix: path.to_owned(),
             depth: parent.depth + 1,
             entitled,
             budget: Arc::clone(&parent.budget),
+            prefix: path,
+        };
+        Ok(Child {
+            as_parent,
+            obtained,
         })
     }
 

@@ -60,6 +60,8 @@ struct State {
     manner: Mutex<Manner>,
     /// The headers of each request.
     requests: Mutex<Vec<String>>,
+    /// Requests that wait for their answer, and the most that ever were.
+    waiting: Mutex<(usize, usize)>,
 }
 
 pub(crate) struct Server {
@@ -111,6 +113,7 @@ impl Server {
             root: root.to_owned(),
             manner: Mutex::new(Manner::Honest),
             requests: Mutex::default(),
+            waiting: Mutex::default(),
         });
         let (config, authority) = tls.unzip();
         let authority = authority.map(|pem| {
@@ -152,6 +155,11 @@ impl Server {
 
     pub(crate) fn behave(&self, manner: Manner) {
         *self.state.manner.lock().unwrap() = manner;
+    }
+
+    /// How many requests were ever there at the same time.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.state.waiting.lock().unwrap().1
     }
 
     /// How many requests there were.
@@ -295,7 +303,14 @@ fn serve(stream: impl Wire, state: &State, tell: &Sender<()>) {
         Manner::Garbage => vec![0x17; 4096],
         Manner::Honest => cgi(backend, &body),
         Manner::Slow(pause) => {
+            let count = |more: bool| {
+                let mut waiting = state.waiting.lock().unwrap();
+                waiting.0 = if more { waiting.0 + 1 } else { waiting.0 - 1 };
+                waiting.1 = waiting.1.max(waiting.0);
+            };
+            count(true);
             thread::sleep(*pause);
+            count(false);
             cgi(backend, &body)
         }
         Manner::TipsOnly(words) => match not_a_tip(state, path, &body) {

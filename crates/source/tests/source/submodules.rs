@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bryo_model::{CachedKind, Scheme};
 use bryo_source::{Absence, Checkout, SourceCache, SourceError, SourcePolicy};
@@ -134,6 +135,69 @@ async fn git_works_in_each_of_them() {
     // A change is seen: what is clean above is looked at.
     write(&tree.join("two"), "README.md", "other\n");
     assert_eq!(git(&tree, &["status", "--porcelain"]), " M two");
+}
+
+/// A project with this many submodules beside each other.
+fn with_siblings(bed: &Bed, many: usize) {
+    let app = bed.repository("app");
+    for n in 0..many {
+        let name = format!("lib-{n}");
+        let lib = bed.repository(&name);
+        write(&lib, "README.md", &format!("{name}\n"));
+        let at = commit(&lib, "own");
+        add(&app, &name, &format!("../../{name}/.git"), &at);
+    }
+}
+
+#[tokio::test]
+async fn siblings_are_fetched_beside_each_other_and_come_in_order() {
+    let bed = Bed::new();
+    let server = Server::start(&bed.path(""));
+    with_siblings(&bed, 9);
+    server.behave(Manner::Slow(Duration::from_millis(300)));
+    let url = server.url("app/.git");
+    let (_, checkout) = build(&bed.cache(), &source(&url, None)).await;
+    let expected: Vec<String> = (0..9).map(|n| format!("lib-{n}")).collect();
+    assert_eq!(names(&checkout), expected);
+    for name in &expected {
+        let text = fs::read_to_string(checkout.tree().join(name).join("README.md"));
+        assert_eq!(text.unwrap().trim(), name);
+    }
+    let most = server.most_at_once();
+    assert!((2..=4).contains(&most), "{most}");
+
+    // Whoever fails first, the first of those that fail is told.
+    server.behave(Manner::Honest);
+    for name in ["lib-2", "lib-3", "lib-7"] {
+        fs::rename(bed.path(name), bed.path(&format!("no-{name}"))).unwrap();
+    }
+    for n in 0..5 {
+        let cache = crate::bed::open(&bed.path(&format!("empty-{n}")));
+        let error = fetch(&cache, &source(&url, None)).await.unwrap_err();
+        assert!(
+            matches!(&error, SourceError::Submodule { path, .. } if path == "lib-2"),
+            "{error:?}"
+        );
+    }
+}
+
+/// Prints how long it takes to fetch eight submodules from a server that answers after 50 ms.
+#[tokio::test]
+#[ignore = "a measurement"]
+#[expect(clippy::print_stderr, reason = "a measurement is read")]
+async fn how_long_eight_siblings_take() {
+    let bed = Bed::new();
+    let server = Server::start(&bed.path(""));
+    with_siblings(&bed, 8);
+    server.behave(Manner::Slow(Duration::from_millis(50)));
+    for n in 0..5 {
+        let cache = crate::bed::open(&bed.path(&format!("cache-{n}")));
+        let start = Instant::now();
+        fetch(&cache, &source(server.url("app/.git"), None))
+            .await
+            .unwrap();
+        eprintln!("{} ms", start.elapsed().as_millis());
+    }
 }
 
 #[tokio::test]
