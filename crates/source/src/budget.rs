@@ -85,10 +85,9 @@ impl Turn<'_> {
         self.budget.limits()
     }
 
-    /// Counts what arrived where nobody did while it came.
-    pub(crate) fn received(&self, bytes: u64) {
-        // The next run has nothing left if it was too much.
-        let _ = self.budget.receive(bytes);
+    /// Counts what arrived where nobody did while it came; `false` when it is too much, with what others brought beside.
+    pub(crate) fn received(&self, bytes: u64) -> bool {
+        self.budget.receive(bytes)
     }
 }
 

@@ -299,8 +299,10 @@ async fn talk(
         ended = running => ended,
         stall = silent => return Err(reached(ReachedLimit::Stall(stall))),
     };
-    if let Some(turn) = turn.as_ref().filter(|_| !session.counts()) {
-        turn.received(pack_bytes(mirror).saturating_sub(before));
+    if let Some(turn) = turn.as_ref().filter(|_| !session.counts())
+        && !turn.received(pack_bytes(mirror).saturating_sub(before))
+    {
+        return Err(reached(ReachedLimit::Bytes(turn.limits().bytes)));
     }
     match ended {
         Ok(done) if done.status.success() => Ok(Ended::Done(done.stdout)),
