@@ -16,6 +16,7 @@ use crate::checkout::{Checkout, NotMade, Place};
 use crate::lock::{Access, Lock, TRY_AGAIN};
 use crate::mirror::{self, LockedMirror, Wanted};
 use crate::modules::Gathered;
+use crate::modules::subdir::require_in_tree;
 use crate::objects::{blocking, find_commit, open_mirror, require_subdir};
 use crate::origin::Origin;
 use crate::tree::Bounds;
@@ -225,10 +226,19 @@ impl SourceCache {
         // the same tree.
         let access = self.policy.access();
         let may_use = |ready: &Checkout| ready.access.as_ref().is_none_or(|made| *made == access);
+        let subdir = source.subdir.as_ref();
         let tree = match ready.filter(may_use) {
-            Some(ready) => FetchedTree::Ready(Box::new(ready)),
+            Some(ready) => {
+                if let Some(subdir) = subdir {
+                    require_in_tree(&ready, subdir)?;
+                }
+                FetchedTree::Ready(Box::new(ready))
+            }
             None => {
                 let gathered = self.gather(&got.origin, &got.commit, progress).await?;
+                if let Some(subdir) = subdir {
+                    self.require_in_modules(&gathered, subdir, progress).await?;
+                }
                 FetchedTree::ToMake(Arc::new(gathered))
             }
         };

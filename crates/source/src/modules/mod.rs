@@ -11,6 +11,7 @@
 //! nowhere else, and submodules that are reached with credentials that Bryo does not have.
 
 pub(crate) mod declared;
+pub(crate) mod subdir;
 mod together;
 
 use std::path::Path;

@@ -137,6 +137,51 @@ async fn git_works_in_each_of_them() {
     assert_eq!(git(&tree, &["status", "--porcelain"]), " M two");
 }
 
+#[tokio::test]
+async fn a_job_starts_in_a_directory_of_a_submodule() {
+    let project = Project::new();
+    git(
+        &project.app,
+        &[
+            "config",
+            "-f",
+            ".gitmodules",
+            "submodule.two.update",
+            "none",
+        ],
+    );
+    git(&project.app, &["add", ".gitmodules"]);
+    git(&project.app, &["commit", "-q", "-m", "without two"]);
+    let cache = project.bed.cache();
+    let within = |subdir: &str| bryo_model::SourceSpec {
+        subdir: Some(subdir.parse().unwrap()),
+        ..source(project.url(), None)
+    };
+    let there = ["libs", "libs/one", "libs/one/docs/en", "libs/one/deep/docs"];
+    let missing = [
+        "libs/one/nothing",
+        "libs/one/README.md",
+        "libs/one/deep/nothing",
+        "two",
+        "two/docs",
+        "nothing",
+    ];
+    // Before there is a tree, and when there is one.
+    for _ in 0..2 {
+        for subdir in there {
+            fetch(&cache, &within(subdir)).await.unwrap();
+        }
+        for subdir in missing {
+            let error = fetch(&cache, &within(subdir)).await.unwrap_err();
+            assert!(
+                matches!(error, SourceError::SubDirMissing { .. }),
+                "{subdir}: {error:?}"
+            );
+        }
+        drop(build(&cache, &within(there[2])).await);
+    }
+}
+
 /// A project with this many submodules beside each other.
 fn with_siblings(bed: &Bed, many: usize) {
     let app = bed.repository("app");
