@@ -363,8 +363,9 @@ mod tests {
             ..policy.limits
         });
         let activity = Arc::new(Activity::new());
-        let gateway = Gateway::open(&Arc::new(policy), &budget, &activity);
-        gateway.await.unwrap()
+        Gateway::open(&Arc::new(policy), &budget, &activity)
+            .await
+            .unwrap()
     }
 
     #[tokio::test]
