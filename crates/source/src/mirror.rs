@@ -27,6 +27,9 @@ pub(crate) const FETCHING: &str = "bryo-fetching";
 const REFS: &str = "bryo-refs";
 const STAMP: &str = "bryo-stamp";
 
+/// Where [`Wanted::Name`] keeps what is neither a branch nor a tag.
+const FULL_NAMES: &str = "refs/bryo/refs/";
+
 /// What a fetch is for.
 #[derive(Clone, Debug)]
 pub(crate) enum Wanted {
@@ -289,7 +292,7 @@ impl<'a> LockedMirror<'a> {
         let ours = self
             .at_work(|path, origin| {
                 let repository = open_mirror(path, &origin.location)?;
-                refs::tags(&repository, &origin.location)
+                refs::below(&repository, "refs/tags/", &origin.location)
             })
             .await?;
         if ours.is_empty() {
@@ -307,15 +310,31 @@ impl<'a> LockedMirror<'a> {
         git::forget(&self.path, &stale).await
     }
 
-    /// By refspecs that prune what is in the way. If something still is, it is none of the server's names.
+    /// By refspecs that prune what is in the way. What still is can only be a reference that was fetched by its full name.
     async fn all(&self, refspecs: &[String], progress: &Progress) -> Result<(), SourceError> {
+        if let Outcome::Brought = self.git(refspecs, Tags::Named, progress).await? {
+            return Ok(());
+        }
+        self.forget_full_names().await?;
         match self.git(refspecs, Tags::Named, progress).await? {
             Outcome::Brought => Ok(()),
-            Outcome::NoRoom(detail) => Err(SourceError::Corrupt {
+            Outcome::NoRoom(detail) => Err(SourceError::Git {
                 location: self.origin.location.clone(),
                 detail,
             }),
         }
+    }
+
+    /// Their commits stay: nothing takes what no reference leads to.
+    async fn forget_full_names(&self) -> Result<(), SourceError> {
+        let names = self
+            .at_work(|path, origin| {
+                let repository = open_mirror(path, &origin.location)?;
+                let all = refs::below(&repository, FULL_NAMES, &origin.location)?;
+                Ok(all.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+            })
+            .await?;
+        git::forget(&self.path, &names).await
     }
 
     /// What is wanted, if the mirror has it.

@@ -70,24 +70,26 @@ pub(crate) fn check(repository: &Repository, location: &str) -> Result<(), Sourc
     Ok(())
 }
 
-/// The tags of a mirror, each with the object that it names itself.
+/// The references of a mirror that begin so, each with the object that it names itself.
 ///
 /// # Errors
 ///
 /// When the references cannot be read.
-pub(crate) fn tags(
+pub(crate) fn below(
     repository: &Repository,
+    prefix: &str,
     location: &str,
 ) -> Result<Vec<(Vec<u8>, String)>, SourceError> {
     let damaged = |e: git2::Error| damaged(&e, location);
-    let mut tags = Vec::new();
-    for tag in repository.references_glob("refs/tags/*").map_err(damaged)? {
-        let tag = tag.map_err(damaged)?;
-        if let Some(id) = tag.target() {
-            tags.push((tag.name_bytes().to_vec(), id.to_string()));
+    let mut found = Vec::new();
+    let all = repository.references_glob(&format!("{prefix}*"));
+    for reference in all.map_err(damaged)? {
+        let reference = reference.map_err(damaged)?;
+        if let Some(id) = reference.target() {
+            found.push((reference.name_bytes().to_vec(), id.to_string()));
         }
     }
-    Ok(tags)
+    Ok(found)
 }
 
 /// "branches: main, dev; tags: v1", or that there is nothing.

@@ -215,6 +215,29 @@ async fn a_deleted_branch_makes_room_for_a_directory_of_its_name() {
 }
 
 #[tokio::test]
+async fn a_full_name_makes_room_for_a_directory_of_its_name() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let url = format!("file://{}", repo.display());
+    let cache = bed.cache();
+    let mut before = None;
+    for (old, new) in [
+        ("", "refs/pull/7"),
+        ("refs/pull/7", "refs/pull/7/head"),
+        ("refs/pull/7/head", "refs/pull/7"),
+    ] {
+        if !old.is_empty() {
+            git(&repo, &["update-ref", "-d", old]);
+        }
+        git(&repo, &["update-ref", new, "dev"]);
+        let fetched = fetch(&cache, &source(&url, Some(new))).await.unwrap();
+        assert!(fetched.notices().is_empty(), "{:?}", fetched.notices());
+        let mirror = inode(&mirror(&cache));
+        assert_eq!(mirror, *before.get_or_insert(mirror));
+    }
+}
+
+#[tokio::test]
 async fn a_deleted_tag_makes_room_for_a_directory_of_its_name() {
     let bed = Bed::new();
     let repo = bed.repository("project");
@@ -239,18 +262,19 @@ async fn tags_that_were_deleted_or_moved_do_not_stay_where_commits_come_alone() 
     let bed = Bed::new();
     let repo = bed.repository("project");
     git(&repo, &["tag", "moving"]);
+    git(&repo, &["tag", "in/a/directory"]);
     git(&repo, &["tag", "-a", "stays", "-m", "stays", "dev"]);
     let server = Server::start(&bed.path(""));
     let url = server.url("project/.git");
     let cache = bed.cache();
     let tags = |checkout| git_in(checkout, &["tag", "--list"]);
     let (_, checkout) = build(&cache, &source(&url, Some(&head(&repo)))).await;
-    assert_eq!(tags(&checkout), "moving\nstays\nv1.0");
+    assert_eq!(tags(&checkout), "in/a/directory\nmoving\nstays\nv1.0");
     let one_commit = server.requests();
     // Where there are none yet, nobody asks whether they are stale.
     assert_eq!(one_commit, 3);
 
-    git(&repo, &["tag", "-d", "v1.0"]);
+    git(&repo, &["tag", "-d", "v1.0", "in/a/directory"]);
     let third = commit(&repo, "third");
     git(&repo, &["tag", "-f", "moving"]);
     let (_, checkout) = build(&cache, &source(&url, Some(&third))).await;
