@@ -91,7 +91,7 @@ async fn the_slow_look() {
     let (cache, url) = what.split_once('\n').unwrap();
     let policy = SourcePolicy {
         limits: SourceLimits {
-            stall: Duration::from_secs(1),
+            stall: Duration::from_secs(2),
             ..SourceLimits::default()
         },
         ..on_loopback()
@@ -111,7 +111,7 @@ fn git_that_looks_for_what_is_missing_is_no_stall() {
         .find(|git| git.exists())
         .unwrap();
     let script = format!(
-        "#!/bin/sh\ncase \"$*\" in\n*' fetch '*)\n  {0} \"$@\" || exit\n  echo 'Receiving objects: 100% (1/1), done.' >&2\n  end=$(($(date +%s) + 4))\n  while [ $(date +%s) -lt $end ]; do :; done;;\n*) exec {0} \"$@\";;\nesac\n",
+        "#!/bin/sh\ncase \"$*\" in\n*' fetch '*)\n  {0} \"$@\" || exit\n  echo 'Receiving objects: 100% (1/1), done.' >&2\n  end=$(($(date +%s) + 7))\n  while [ $(date +%s) -lt $end ]; do :; done;;\n*) exec {0} \"$@\";;\nesac\n",
         real.display()
     );
     write(&bed.path(""), "bin/git", &script);
