@@ -9,7 +9,7 @@
 //! *Why is the size of a checkout written beside it?* Walking through 20 000 files takes longer than all other questions,
 //! and a ready checkout changes only in what others share with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -37,6 +37,7 @@ impl SourceCache {
     /// When the cache cannot be read.
     pub fn list(&self) -> Result<Vec<Cached>, SourceError> {
         let mut all = Vec::new();
+        let mut asides = self.asides()?;
         for key in self.keys()? {
             let forms = self.forms(&key);
             let size = forms
@@ -46,7 +47,7 @@ impl SourceCache {
             if size.1 > 0 {
                 all.push(self.mirror_entry(&key, size)?);
             }
-            for aside in self.asides(&key)? {
+            for aside in asides.remove(&key).unwrap_or_default() {
                 all.extend(self.aside_entry(&key, &aside)?);
             }
             let places = self.places(&key)?;
@@ -92,9 +93,10 @@ impl SourceCache {
     ///
     /// When the cache cannot be read.
     pub fn sweep(&self) -> Result<(), SourceError> {
+        let asides = self.asides()?;
         for key in self.keys()? {
             let gone = self.forms(&key).iter().all(|dir| !dir.exists());
-            if gone && self.asides(&key)?.is_empty() && self.places(&key)?.is_empty() {
+            if gone && !asides.contains_key(&key) && self.places(&key)?.is_empty() {
                 self.remove_mirror(&key)?;
             }
         }
@@ -119,7 +121,7 @@ impl SourceCache {
         remove_all(&checkouts)?;
         let [mirror, new] = self.forms(key);
         put_aside(self.paths(), &mirror, key)?;
-        for aside in self.asides(key)? {
+        for aside in self.asides_of(key)? {
             remove_all(&aside)?;
         }
         remove_all(&new)?;
@@ -139,22 +141,26 @@ impl SourceCache {
         let Some(_steady) = Lock::try_acquire(&lock, Access::Exclusive)? else {
             return Ok(false);
         };
-        for aside in self.asides(key)? {
+        for aside in self.asides_of(key)? {
             remove_all(&aside)?;
         }
         Ok(true)
     }
 
-    /// The mirrors of a repository that were put aside.
-    fn asides(&self, key: &RepositoryKey) -> Result<Vec<PathBuf>, SourceError> {
+    /// The mirrors that were put aside.
+    fn asides(&self) -> Result<BTreeMap<RepositoryKey, Vec<PathBuf>>, SourceError> {
         let mirrors = self.paths().mirrors();
-        let mut asides: Vec<PathBuf> = names(&mirrors)?
-            .into_iter()
-            .filter(|name| Paths::aside_of(name).is_some_and(|of| of == *key))
-            .map(|name| mirrors.join(name))
-            .collect();
-        asides.sort();
+        let mut asides: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for name in names(&mirrors)? {
+            if let Some(key) = Paths::aside_of(&name) {
+                asides.entry(key).or_default().push(mirrors.join(name));
+            }
+        }
         Ok(asides)
+    }
+
+    fn asides_of(&self, key: &RepositoryKey) -> Result<Vec<PathBuf>, SourceError> {
+        Ok(self.asides()?.remove(key).unwrap_or_default())
     }
 
     /// All repositories that the cache has anything of.
