@@ -148,6 +148,8 @@ pub enum SourceError {
         path: String,
         /// Its SHA-256.
         oid: String,
+        /// A server was asked for it.
+        server: bool,
         /// Why.
         why: String,
     },
@@ -241,7 +243,11 @@ impl SourceError {
             Self::Program(_) => Some("install git, and util-linux for prlimit".into()),
             Self::Submodule { withheld: true, source, .. } if matches!(**source, Self::RepositoryMissing { .. }) => Some("a submodule on another server than its repository gets no credential: if you trust it, name the server in source.submodule-credentials".into()),
             Self::Submodule { source, .. } => source.hint(),
-            Self::Lfs { .. } => Some(
+            Self::Lfs { server: true, .. } => Some(
+                "see whether 'git lfs fetch' in a clone of it gets the object, or leave --lfs (source.lfs) away"
+                    .into(),
+            ),
+            Self::Lfs { server: false, .. } => Some(
                 "run 'git lfs fetch --all' in the repository that it comes from, or leave --lfs (source.lfs) away"
                     .into(),
             ),

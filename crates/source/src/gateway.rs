@@ -1,4 +1,4 @@
-//! The only way out for git over https and http: a SOCKS5 proxy (RFC 1928, 1929) of our own, for one fetch.
+//! The only way out for git and Git LFS over https and http: a SOCKS5 proxy (RFC 1928, 1929) of our own, for one fetch.
 //!
 //! Git hands it the name of the host and not its address, so whoever resolves is whoever checks and whoever connects: there
 //! is no moment between the check and the connection, and a redirect comes here too. It listens on loopback and serves
@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::SourceError;
 use crate::activity::Activity;
 use crate::limits::ReachedLimit;
 use crate::policy::{NoAddress, Refusal, SourcePolicy};
@@ -49,6 +50,17 @@ pub(crate) enum Trouble {
     Reached(ReachedLimit),
     /// Nobody answers there, in words.
     Unreachable(String),
+}
+
+impl Trouble {
+    /// What it is for the caller.
+    pub(crate) fn told(self, location: String) -> SourceError {
+        match self {
+            Self::Refused(why) => SourceError::Refused { location, why },
+            Self::Reached(limit) => SourceError::Limit { location, limit },
+            Self::Unreachable(detail) => SourceError::Unreachable { location, detail },
+        }
+    }
 }
 
 /// A gateway that serves until it is dropped.
@@ -282,8 +294,11 @@ async fn request(client: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(St
     let [version, command, _, kind] = head;
     let host = match kind {
         1 => Ipv4Addr::from(client.read_u32().await?).to_string(),
+        // Some clients write an address of IPv6 as it stands in a URL.
         3 => String::from_utf8(counted(client).await?)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?,
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?
+            .trim_matches(['[', ']'])
+            .to_owned(),
         4 => Ipv6Addr::from(client.read_u128().await?).to_string(),
         _ => return Ok(None),
     };

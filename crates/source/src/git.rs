@@ -27,7 +27,7 @@ use crate::session::Session;
 use crate::{Paths, Progress, SourceError};
 
 /// What comes from this host has no bound but this. The bound that matters is the caller's, who drops the future.
-const LONGEST_FETCH: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const LONGEST_FETCH: Duration = Duration::from_secs(24 * 3600);
 
 /// `git fetch` writes nothing to standard output.
 const MOST_OUTPUT: usize = 1 << 20;

@@ -116,6 +116,11 @@ impl<'a> LockedMirror<'a> {
         })
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Brings what is wanted into the mirror: a commit of a server's alone, with the tags on the way to it; where the server
     /// does not give it, and for names, all branches and tags. One git program nearly always.
     pub(crate) async fn fetch(

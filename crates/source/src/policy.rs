@@ -184,15 +184,26 @@ impl SourcePolicy {
     ///
     /// Why it may not be fetched from.
     pub fn check(&self, url: &GitUrl) -> Result<(), Refusal> {
-        if !self.protocols.contains(&url.scheme()) {
-            return Err(Refusal::Scheme(url.scheme()));
+        match (url.host(), url.port()) {
+            (Some(host), Some(port)) => self.check_server(url.scheme(), &host, port),
+            _ if self.protocols.contains(&url.scheme()) => Ok(()),
+            _ => Err(Refusal::Scheme(url.scheme())),
         }
-        let (Some(host), Some(port)) = (url.host(), url.port()) else {
-            return Ok(());
-        };
-        self.check_name(&host, port)?;
+    }
+
+    /// The same, for a server that another one names.
+    pub(crate) fn check_server(
+        &self,
+        scheme: Scheme,
+        host: &str,
+        port: u16,
+    ) -> Result<(), Refusal> {
+        if !self.protocols.contains(&scheme) {
+            return Err(Refusal::Scheme(scheme));
+        }
+        self.check_name(host, port)?;
         match host.parse::<IpAddr>() {
-            Ok(address) => self.check_address(&host, SocketAddr::new(address, port)),
+            Ok(address) => self.check_address(host, SocketAddr::new(address, port)),
             Err(_) => Ok(()),
         }
     }

@@ -9,11 +9,16 @@
 //! pointers promise is known, and bounded, before the first byte is asked for.
 //!
 //! *Why not the git-lfs program for http?* Its proxy does not hold for `127.0.0.1`, `::1` and `localhost`: an address that a
-//! server names in its answer, or redirects to, would be connected to without a check.
+//! server names in its answer, or redirects to, would be connected to without a check. So `server` is a client of our own.
 //!
 //! It runs no filter, installs no hook, and reads no `.lfsconfig`: where objects come from is for the origin to say.
 
+mod batch;
+mod download;
+mod over_ssh;
+mod own;
 pub(crate) mod pointer;
+mod server;
 pub(crate) mod store;
 
 use std::collections::BTreeMap;
@@ -103,9 +108,50 @@ impl SourceCache {
             let mirror = LockedMirror::acquire(self.paths(), origin).await?;
             // Whoever had the lock before us may have brought them.
             let absent: Needed = missing(&absent);
-            bring(&mirror, origin, objects, absent, progress).await?;
+            self.bring(&mirror, origin, objects, absent, progress)
+                .await?;
         }
         Ok(was_there)
+    }
+
+    /// Brings objects into a mirror's directory.
+    async fn bring(
+        &self,
+        mirror: &LockedMirror<'_>,
+        origin: &Origin,
+        objects: PathBuf,
+        absent: Needed,
+        progress: &Progress,
+    ) -> Result<(), SourceError> {
+        let from = match (&origin.local, &origin.remote) {
+            (Some(git_dir), _) => vec![store::objects(git_dir)],
+            (None, Some(remote)) if remote.url.scheme() == Scheme::File => {
+                let top = PathBuf::from(remote.url.path());
+                let dirs = [".git", ""].map(|dir| store::objects(&top.join(dir)));
+                dirs.into()
+            }
+            (None, Some(remote)) => {
+                let from = (origin, remote);
+                return download::bring(mirror, from, self.paths(), objects, &absent, progress)
+                    .await;
+            }
+            (None, None) => Vec::new(),
+        };
+        let progress = Arc::clone(progress);
+        mirror
+            .at_work(move |mirror, origin| {
+                let total = absent.len() as u64;
+                for (done, (pointer, path)) in absent.iter().enumerate() {
+                    one(mirror, &from, &objects, pointer)
+                        .map_err(|not| not.told(&origin.location, path, pointer))?;
+                    progress(Amount::Items {
+                        done: done as u64 + 1,
+                        total,
+                    });
+                }
+                Ok(())
+            })
+            .await
     }
 
     async fn pointers(&self, part: &Part, origin: &Origin) -> Result<Found, SourceError> {
@@ -153,47 +199,6 @@ fn find(part: &Part, objects: &Path, bounds: Bounds) -> Result<Found, SourceErro
     Ok(found)
 }
 
-/// Brings objects into a mirror's directory.
-async fn bring(
-    mirror: &LockedMirror<'_>,
-    origin: &Origin,
-    objects: PathBuf,
-    absent: Needed,
-    progress: &Progress,
-) -> Result<(), SourceError> {
-    let from = match (&origin.local, &origin.remote) {
-        (Some(git_dir), _) => vec![store::objects(git_dir)],
-        (None, Some(remote)) if remote.url.scheme() == Scheme::File => {
-            let top = PathBuf::from(remote.url.path());
-            let dirs = [".git", ""].map(|dir| store::objects(&top.join(dir)));
-            dirs.into()
-        }
-        (None, _) => {
-            let (pointer, path) = match absent.first_key_value() {
-                Some(first) => first,
-                None => return Ok(()),
-            };
-            let why = "objects of Git LFS come from repositories on this host alone; leave --lfs (source.lfs) away, or give the path of a clone in which 'git lfs fetch' ran";
-            return Err(lfs(&origin.location, path, pointer, why.to_owned()));
-        }
-    };
-    let progress = Arc::clone(progress);
-    mirror
-        .at_work(move |mirror, origin| {
-            let total = absent.len() as u64;
-            for (done, (pointer, path)) in absent.iter().enumerate() {
-                one(mirror, &from, &objects, pointer)
-                    .map_err(|not| not.told(&origin.location, path, pointer))?;
-                progress(Amount::Items {
-                    done: done as u64 + 1,
-                    total,
-                });
-            }
-            Ok(())
-        })
-        .await
-}
-
 /// An object from the first of these directories that has it. It appears under its name whole.
 fn one(
     mirror: &Path,
@@ -238,6 +243,7 @@ fn lfs(location: &str, path: &str, pointer: &Pointer, why: String) -> SourceErro
         location: location.to_owned(),
         path: path.to_owned(),
         oid: pointer.oid().to_owned(),
+        server: false,
         why,
     }
 }
