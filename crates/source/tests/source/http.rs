@@ -15,6 +15,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::bed::{git, git_command};
+use crate::lfs_server::{self, After, StandIn};
 
 /// How the server behaves; it can be changed between requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,7 @@ struct State {
     manner: Mutex<Manner>,
     /// The headers of each request.
     requests: Mutex<Vec<String>>,
+    lfs: StandIn,
 }
 
 pub(crate) struct Server {
@@ -106,6 +108,7 @@ impl Server {
             root: root.to_owned(),
             manner: Mutex::new(Manner::Honest),
             requests: Mutex::default(),
+            lfs: StandIn::new(root, &address),
         });
         let (config, authority) = tls.unzip();
         let authority = authority.map(|pem| {
@@ -149,6 +152,11 @@ impl Server {
         *self.state.manner.lock().unwrap() = manner;
     }
 
+    /// What it has of Git LFS; nothing until it is told how to behave.
+    pub(crate) fn lfs(&self) -> &StandIn {
+        &self.state.lfs
+    }
+
     /// How many requests there were.
     pub(crate) fn requests(&self) -> usize {
         self.seen().len()
@@ -169,6 +177,11 @@ impl Server {
     pub(crate) fn wait_for_hang_up(&self) {
         self.ended.recv_timeout(crate::bed::SOON).unwrap();
     }
+}
+
+/// The header of who is this `USER:PASSWORD`.
+pub(crate) fn basic(known: &str) -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(known))
 }
 
 fn certificates() -> (Arc<ServerConfig>, String) {
@@ -250,6 +263,26 @@ fn serve(stream: impl Wire, state: &State, tell: &Sender<()>) {
     if wire.read_exact(&mut body).is_err() {
         return;
     }
+    let known = match &manner {
+        Manner::Knows(known) => basic(known),
+        _ => String::new(),
+    };
+    let request = lfs_server::Request {
+        method: &method,
+        path,
+        who: &who,
+        known,
+        body: &body,
+    };
+    match state.lfs.answer(&request, wire.get_mut()) {
+        After::NotMine => {}
+        After::Close => return wire.get_mut().close(),
+        After::Hang => {
+            let _ = wire.read_to_end(&mut Vec::new());
+            let _ = tell.send(());
+            return;
+        }
+    }
     let plain = |status: &str, text: &str| {
         let length = text.len();
         let head =
@@ -272,7 +305,7 @@ fn serve(stream: impl Wire, state: &State, tell: &Sender<()>) {
         }
         Manner::Locked => plain(locked, "sorry\n"),
         Manner::Knows(known) => {
-            if who == format!("Basic {}", BASE64_STANDARD.encode(known)) {
+            if who == basic(known) {
                 cgi(backend, &body)
             } else {
                 plain(locked, "sorry\n")

@@ -10,7 +10,6 @@ use bryo_source::{Checkout, ReachedLimit, SourceCache, SourceError, SourceLimits
 use crate::bed::{
     Bed, build, commit, fetch, git, git_in, inode, mirror, on_loopback, silent, source, write,
 };
-use crate::http::Server;
 
 const TEXT: &str = "a picture\n";
 /// The SHA-256 of [`TEXT`] stands in no story: it is read from the pointer.
@@ -249,14 +248,4 @@ async fn what_looks_like_a_pointer_and_is_none_stays_and_is_told() {
         notices.len() == 1 && notices[0].contains("bad.txt"),
         "{notices:?}"
     );
-}
-
-#[tokio::test]
-async fn a_server_is_not_asked_for_objects() {
-    let bed = Bed::new();
-    repository(&bed, "app");
-    let server = Server::start(&bed.path(""));
-    let told = refused(&with_lfs(&bed), &server.url("app/.git")).await;
-    assert!(told.contains("repositories on this host alone"), "{told}");
-    assert!(told.contains("--lfs"), "{told}");
 }

@@ -17,6 +17,10 @@ mod http;
 #[cfg(test)]
 mod lfs;
 #[cfg(test)]
+mod lfs_server;
+#[cfg(test)]
+mod lfs_servers;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod local;
