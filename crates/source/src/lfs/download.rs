@@ -15,7 +15,8 @@ use bryo_model::Amount;
 use tokio::sync::mpsc;
 
 use super::batch::{Action, MOST_OBJECTS, Said};
-use super::server::{Failure, Patience, Server};
+use super::failure::Failure;
+use super::server::{Patience, Server};
 use super::store::{self, Check, NotCopied};
 use super::{Needed, Pointer};
 use crate::limits::ReachedLimit;
@@ -252,27 +253,6 @@ fn write(
         let _ = fs::remove_file(&new);
     }
     written
-}
-
-impl Failure {
-    /// What it is for the caller, about an object and a file that points to it.
-    fn told(self, location: &str, path: &str, pointer: &Pointer) -> SourceError {
-        let of = |why| SourceError::Lfs {
-            location: location.to_owned(),
-            path: path.to_owned(),
-            oid: pointer.oid().to_owned(),
-            server: true,
-            why,
-        };
-        match self {
-            Self::Source(error) => error,
-            Self::Told(why) | Self::Denied(why) => of(why),
-            Self::Passing { why, .. } => SourceError::Unreachable {
-                location: location.to_owned(),
-                detail: format!("{path} in Git LFS: {why}"),
-            },
-        }
-    }
 }
 
 /// Tells how many bytes of all have come, a hundred times at most.

@@ -14,7 +14,9 @@
 //! It runs no filter, installs no hook, and reads no `.lfsconfig`: where objects come from is for the origin to say.
 
 mod batch;
+mod clients;
 mod download;
+mod failure;
 mod over_ssh;
 mod own;
 pub(crate) mod pointer;

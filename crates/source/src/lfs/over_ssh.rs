@@ -9,7 +9,7 @@ use reqwest::Url;
 use reqwest::header::HeaderMap;
 
 use super::batch;
-use super::server::Failure;
+use super::failure::Failure;
 use crate::SourceError;
 use crate::git::LONGEST_FETCH;
 use crate::session::Session;

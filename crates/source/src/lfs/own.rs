@@ -8,7 +8,7 @@ use std::time::Duration;
 use bryo_model::{GitUrl, Secret};
 use bryo_process::Program;
 
-use super::server::Failure;
+use super::failure::Failure;
 use crate::SourceError;
 use crate::session::Session;
 

@@ -20,21 +20,18 @@ use bryo_model::{GitUrl, Scheme, Secret};
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
 };
-use reqwest::{Certificate, Method, Proxy, Response, StatusCode, Url, redirect};
+use reqwest::{Method, Response, StatusCode, Url};
 
 use super::batch::{self, Action, Said};
-use super::own;
-use super::{Pointer, over_ssh};
+use super::clients::{Clients, bare};
+use super::failure::{Failure, chain};
+use super::{Pointer, over_ssh, own};
 use crate::SourceError;
 use crate::gateway::{Gateway, Trouble};
 use crate::origin::{Origin, Remote};
-use crate::proxy::proxy_for;
 use crate::session::Session;
 
 const MOST_REDIRECTS: usize = 5;
-
-/// Nothing takes longer until a connection stands; the gateway's own bound is the same.
-const CONNECTING: Duration = Duration::from_secs(30);
 
 /// How often something is tried again that could pass, and the first pause; each is twice the one before.
 const RETRIES: u32 = 4;
@@ -45,28 +42,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Of an answer that is an error.
 const LARGEST_ERROR: usize = 16 << 10;
-
-/// Why a server did not give what it was asked for.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// It ends everything.
-    Source(SourceError),
-    /// In words.
-    Told(String),
-    /// It wants to know who asks, or knows and does not want to answer.
-    Denied(String),
-    /// Another attempt may succeed, after so long.
-    Passing {
-        why: String,
-        after: Option<Duration>,
-    },
-}
-
-impl From<SourceError> for Failure {
-    fn from(error: SourceError) -> Self {
-        Self::Source(error)
-    }
-}
 
 /// Counts attempts.
 #[derive(Debug, Default)]
@@ -106,10 +81,7 @@ pub(crate) struct Server<'a> {
     origin: &'a Origin,
     remote: &'a Remote,
     session: Session,
-    gateway: Gateway,
-    roots: Option<Vec<Certificate>>,
-    /// By the proxy of the environment.
-    clients: Mutex<BTreeMap<Option<String>, reqwest::Client>>,
+    clients: Clients,
     endpoint: tokio::sync::Mutex<Endpoint>,
     /// What servers were told, and may repeat.
     told: Mutex<Vec<Secret>>,
@@ -138,9 +110,7 @@ impl<'a> Server<'a> {
         let server = Self {
             origin,
             remote,
-            gateway,
-            roots: certificates(remote)?,
-            clients: Mutex::default(),
+            clients: Clients::new(gateway, remote)?,
             endpoint: tokio::sync::Mutex::new(Endpoint { url: own, headers }),
             told: Mutex::default(),
             session,
@@ -306,7 +276,7 @@ impl<'a> Server<'a> {
         for _ in 0..=MOST_REDIRECTS {
             self.check(&url)?;
             carried &= url.origin() == first;
-            let mut request = self.client(&url)?.request(method.clone(), url.clone());
+            let mut request = self.clients.to(&url)?.request(method.clone(), url.clone());
             if let Some(body) = body {
                 request = request
                     .header(ACCEPT, batch::KIND)
@@ -365,48 +335,6 @@ impl<'a> Server<'a> {
             })
     }
 
-    /// The client whose connections go where those to this address must.
-    fn client(&self, url: &Url) -> Result<reqwest::Client, Failure> {
-        let scheme = match url.scheme() {
-            "https" => Scheme::Https,
-            _ => Scheme::Http,
-        };
-        let host = bare(url.host_str().unwrap_or_default());
-        let outer = proxy_for(scheme, host, |name| std::env::var(name).ok());
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(&outer) {
-            return Ok(client.clone());
-        }
-        let client = self.make_client(outer.as_deref())?;
-        clients.insert(outer, client.clone());
-        Ok(client)
-    }
-
-    fn make_client(&self, outer: Option<&str>) -> Result<reqwest::Client, Failure> {
-        let unusable =
-            |e: reqwest::Error| Failure::Told(format!("no client can be made: {}", chain(&e)));
-        let proxy = match outer {
-            // What is no proxy would be none without a word.
-            Some(proxy) => Proxy::all(outer_proxy(proxy).ok_or_else(|| {
-                Failure::Told("the environment names a proxy that is none".to_owned())
-            })?),
-            None => Proxy::all(self.gateway.proxy().expose()),
-        };
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("bryo/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(CONNECTING)
-            .proxy(proxy.map_err(unusable)?);
-        if let Some(roots) = &self.roots {
-            builder = builder.tls_built_in_root_certs(false);
-            for root in roots {
-                builder = builder.add_root_certificate(root.clone());
-            }
-        }
-        builder.build().map_err(unusable)
-    }
-
     /// What an answer without success means; `missing` for one that says that there is nothing.
     async fn refusal(&self, mut response: Response, missing: &str) -> Failure {
         const CHECK: &str = "check the credential for this address ([source.credentials.NAME])";
@@ -452,7 +380,7 @@ impl<'a> Server<'a> {
     pub(crate) fn broken(&self, error: &reqwest::Error) -> Failure {
         let location = self.origin.location.clone();
         let why = chain(error);
-        match self.gateway.trouble() {
+        match self.clients.trouble() {
             Some(trouble @ (Trouble::Refused(_) | Trouble::Reached(_))) => {
                 Failure::Source(trouble.told(location))
             }
@@ -520,11 +448,6 @@ fn bracketed(host: &str) -> String {
     }
 }
 
-/// A host as the policy knows it.
-fn bare(host: &str) -> &str {
-    host.trim_start_matches('[').trim_end_matches(']')
-}
-
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
@@ -537,56 +460,7 @@ fn basic(user: &str, password: &Secret) -> Result<HeaderValue, Failure> {
     Ok(value)
 }
 
-/// A proxy in the form of curl, which may leave out that it is one of http.
-fn outer_proxy(text: &str) -> Option<Url> {
-    let text = match text.contains("://") {
-        true => text.to_owned(),
-        false => format!("http://{text}"),
-    };
-    let url = Url::parse(&text).ok()?;
-    let known = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
-    (known.contains(&url.scheme()) && url.has_host()).then_some(url)
-}
-
-/// The certificates that are believed instead of the system's, in the order in which git looks for them.
-fn certificates(remote: &Remote) -> Result<Option<Vec<Certificate>>, Failure> {
-    let of_git = || std::env::var_os("GIT_SSL_CAINFO").map(Into::into);
-    let Some(path) = remote.policy.ca_bundle.clone().or_else(of_git) else {
-        return Ok(None);
-    };
-    let pem = std::fs::read(&path).map_err(SourceError::io(&path))?;
-    let found = Certificate::from_pem_bundle(&pem).map_err(|e| {
-        Failure::Told(format!(
-            "{} holds no certificates: {}",
-            path.display(),
-            chain(&e)
-        ))
-    })?;
-    Ok(Some(found))
-}
-
 fn seconds(value: &HeaderValue) -> Option<Duration> {
     let seconds = value.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
-}
-
-/// An error and its causes, without the address: it may be a password.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut next = std::error::Error::source(error);
-    while let Some(error) = next {
-        let own = error.to_string();
-        // What is around an error repeats what it says.
-        if !text.contains(&own) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&own);
-        }
-        next = error.source();
-    }
-    if text.is_empty() {
-        text.push_str("the connection broke");
-    }
-    batch::one_line(&text)
 }

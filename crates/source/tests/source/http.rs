@@ -219,6 +219,11 @@ fn serve(stream: impl Wire, state: &State, tell: &Sender<()>) {
     let mut parts = first.split(' ');
     let method = parts.next().unwrap().to_owned();
     let target = parts.next().unwrap_or_default().to_owned();
+    // As a proxy is asked; what it is asked for, it has itself.
+    let target = match target.strip_prefix("http://") {
+        Some(rest) => rest[rest.find('/').unwrap()..].to_owned(),
+        None => target,
+    };
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let mut backend = git_command(&state.root);
     backend

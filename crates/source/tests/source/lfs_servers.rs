@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -210,7 +211,7 @@ async fn a_thousand_small_files_come_a_hundred_at_a_time() {
     assert_eq!((told[0], *told.last().unwrap()), (0, total));
 }
 
-/// Not a test, but a process of the ones below: says that it begins, then how much memory it had at most, in KiB.
+/// Not a test, but a process of the ones below: says why it failed, or how much memory it had at most, in KiB.
 #[tokio::test]
 async fn the_download() {
     let Ok(what) = std::env::var(DOWNLOAD) else {
@@ -220,9 +221,15 @@ async fn the_download() {
         panic!("{what}");
     };
     let cache = SourceCache::open(Path::new(root)).unwrap();
-    let cache = cache.with_policy(Arc::new(policy()));
-    writeln!(std::io::stdout(), "\nbegins").unwrap();
-    build(&cache, &source(url, None)).await;
+    let own = SourcePolicy {
+        own_credentials: true,
+        ..policy()
+    };
+    let cache = cache.with_policy(Arc::new(own));
+    match fetch(&cache, &source(url, None)).await {
+        Ok(fetched) => drop(cache.checkout(&fetched, silent()).await.unwrap()),
+        Err(error) => return writeln!(std::io::stdout(), "\nfailed: {error}").unwrap(),
+    }
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let peak = status
         .lines()
@@ -233,10 +240,15 @@ async fn the_download() {
 }
 
 fn download(bed: &Bed, url: &str) -> Child {
+    download_with(bed, url, &[])
+}
+
+fn download_with(bed: &Bed, url: &str, variables: &[(&str, &str)]) -> Child {
     let root = bed.path("cache");
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "lfs_servers::the_download", "--nocapture"])
         .env(DOWNLOAD, format!("{}\n{url}", root.display()))
+        .envs(variables.iter().copied())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()
@@ -268,7 +280,12 @@ async fn a_download_that_is_killed_leaves_no_half_object_under_its_name() {
     let server = Server::start(&bed.path(""));
     server.lfs().behave(Lfs::Hangs);
     let url = server.url("app/.git");
-    let cache = cache(&bed, policy());
+    // As in the other process: each has mirrors of its own.
+    let own = SourcePolicy {
+        own_credentials: true,
+        ..policy()
+    };
+    let cache = cache(&bed, own);
     let mut child = download(&bed, &url);
     let since = Instant::now();
     let half = || {
@@ -609,7 +626,7 @@ async fn what_came_stays_for_the_next_attempt() {
     let content = fs::read(&gone).unwrap();
     let spoiled: Vec<u8> = content.iter().rev().copied().collect();
     let mut permissions = fs::metadata(&gone).unwrap().permissions();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+    permissions.set_mode(0o644);
     fs::set_permissions(&gone, permissions).unwrap();
     fs::write(&gone, spoiled).unwrap();
     let error = fetch(&cache, &spec).await.unwrap_err();
@@ -647,6 +664,77 @@ async fn a_server_that_hangs_is_left() {
             panic!("{error:?}");
         };
         assert_eq!(limit, expected);
+    }
+}
+
+/// With own credentials a process of its own: whose they are is read from its environment.
+#[test]
+fn own_passwords_are_found_where_git_finds_them() {
+    let bed = Bed::new();
+    repository(&bed, "app", TWO);
+    let server = Server::start(&bed.path(""));
+    server.behave(Manner::Knows("ana:secret-7f3a9c".to_owned()));
+    let url = server.url("app/.git");
+    let (empty, home) = (bed.path("empty"), bed.path("home"));
+    let asks = bed.path("askpass");
+    for dir in [&empty, &home] {
+        fs::create_dir(dir).unwrap();
+    }
+    let netrc = "machine 127.0.0.1\n  login ana\n  password secret-7f3a9c\n";
+    fs::write(home.join(".netrc"), netrc).unwrap();
+    let script = "#!/bin/sh\ncase $1 in Username*) echo ana;; *) echo secret-7f3a9c;; esac\n";
+    fs::write(&asks, script).unwrap();
+    fs::set_permissions(&asks, PermissionsExt::from_mode(0o755)).unwrap();
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (empty, home, asks) = (text(&empty), text(&home), text(&asks));
+    for variables in [
+        [("HOME", home.as_str()), ("GIT_ASKPASS", "")],
+        [("HOME", empty.as_str()), ("GIT_ASKPASS", asks.as_str())],
+    ] {
+        server.lfs().behave(Lfs::Honest);
+        let ended = download_with(&bed, &url, &variables)
+            .wait_with_output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert!(said.contains("\npeak "), "{variables:?}: {said}");
+        assert_eq!(gets(&server), 2);
+        fs::remove_dir_all(bed.path("cache")).unwrap();
+    }
+}
+
+#[test]
+fn a_proxy_of_the_environment_is_asked_for_what_may_be_asked_for() {
+    let bed = Bed::new();
+    repository(&bed, "app", TWO);
+    let proxy = Server::start(&bed.path(""));
+    let address = proxy.url("");
+    // What the caller has of them does not count.
+    let variables = [
+        ("http_proxy", address.as_str()),
+        ("no_proxy", ""),
+        ("NO_PROXY", ""),
+    ];
+    for (at, refused) in [
+        ("http://objects.invalid", ""),
+        ("http://169.254.169.254", "source.reach"),
+        ("ftp://objects.invalid", "neither of https"),
+    ] {
+        proxy.lfs().behave(Lfs::Elsewhere(at.to_owned()));
+        let url = "http://git.invalid/app/.git";
+        let ended = download_with(&bed, url, &variables)
+            .wait_with_output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert!(
+            said.contains(if refused.is_empty() {
+                "\npeak "
+            } else {
+                refused
+            }),
+            "{at}: {said}"
+        );
+        assert_eq!(gets(&proxy), if refused.is_empty() { 2 } else { 0 });
+        fs::remove_dir_all(bed.path("cache")).unwrap();
     }
 }
 
