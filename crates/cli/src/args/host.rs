@@ -98,7 +98,7 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..), help_heading = SOURCE)]
     source_depth: Option<u32>,
 
-    /// Fetch the files that a source on this host (a path, file://) keeps in Git LFS [env: BRYO_SOURCE_LFS]
+    /// Fetch the files that a source keeps in Git LFS [env: BRYO_SOURCE_LFS]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true, help_heading = SOURCE)]
     lfs: Option<bool>,
 
