@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Lfs {
     Honest,
-    /// The objects are at this address, which wants no header.
+    /// The objects are at this address, which wants what a repository wants there, and nothing of this answer's.
     Elsewhere(String),
     /// Who asks where objects are is sent to the same path there.
     BatchRedirects(String),
@@ -182,6 +182,7 @@ impl StandIn {
         let mut grants = self.grants.lock().unwrap();
         *grants += 1;
         let grant = format!("Bearer {}", grant(*grants));
+        let free = matches!(manner, Lfs::Elsewhere(_));
         let of = |object: &Value| {
             let (oid, size) = (object["oid"].as_str().unwrap(), &object["size"]);
             if operation == "download" && (*manner == Lfs::Lacks || !self.place(repo, oid).exists())
@@ -197,7 +198,7 @@ impl StandIn {
             let at = repo.replace(' ', "%20");
             let href = format!("{base}/{at}/info/lfs/storage/{oid}?signature=story");
             let action = json!({"href": href, "header": header, "expires_in": 600});
-            json!({"oid": oid, "size": size, "authenticated": true, "actions": {operation: action}})
+            json!({"oid": oid, "size": size, "authenticated": !free, "actions": {operation: action}})
         };
         let objects: Vec<Value> = objects.iter().map(of).collect();
         let answer = json!({"transfer": "basic", "objects": objects, "hash_algo": "sha256"});
@@ -214,6 +215,9 @@ impl StandIn {
     ) -> std::io::Result<After> {
         let free = matches!(manner, Lfs::Elsewhere(_) | Lfs::Wants(..));
         if !free && !self.address_is_shared() && !request.who.starts_with("Bearer grant-") {
+            return say(wire, "401 Unauthorized", "", b"");
+        }
+        if free && !request.known.is_empty() && request.who != request.known {
             return say(wire, "401 Unauthorized", "", b"");
         }
         match manner {

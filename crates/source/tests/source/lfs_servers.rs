@@ -85,6 +85,9 @@ fn has(checkout: &Checkout, files: &[(&str, &str)]) {
 
 /// What is in the mirror's directory of objects: whole ones, and what is being written.
 fn objects(cache: &SourceCache) -> (usize, usize) {
+    // Who writes goes on to the end of a piece, with the mirror's lock.
+    let lock = fs::File::open(mirror(cache).with_extension("lock")).unwrap();
+    lock.lock().unwrap();
     let (mut whole, mut parts) = (0, 0);
     let mut rest = vec![mirror(cache).join("lfs")];
     while let Some(dir) = rest.pop() {
@@ -404,6 +407,14 @@ async fn credentials_stay_on_the_server_that_they_are_for() {
         drop(checkout);
         fs::remove_dir_all(bed.path("cache")).unwrap();
     }
+    // Where an answer leads back, the server is told once more.
+    let home = trusted.url("").trim_end_matches('/').to_owned();
+    trusted.lfs().behave(Lfs::Elsewhere(home));
+    let back = cache(&bed, with_password(policy(), &trusted, "secret-7f3a9c"));
+    let (_, checkout) = build(&back, &spec).await;
+    has(&checkout, TWO);
+    drop(checkout);
+    fs::remove_dir_all(bed.path("cache")).unwrap();
     // What an answer wants to be told is for the address that it names, and for nobody whom that one sends on to.
     trusted.lfs().behave(Lfs::ObjectRedirects(format!(
         "{elsewhere}/app/.git/info/lfs/storage/x"
