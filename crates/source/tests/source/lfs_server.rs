@@ -73,6 +73,7 @@ pub(crate) struct StandIn {
     address: String,
     manner: Mutex<Option<Lfs>>,
     asked: Mutex<Vec<String>>,
+    batches: Mutex<Vec<usize>>,
     grants: Mutex<usize>,
     troubles: Mutex<usize>,
 }
@@ -84,6 +85,7 @@ impl StandIn {
             address: address.to_owned(),
             manner: Mutex::default(),
             asked: Mutex::default(),
+            batches: Mutex::default(),
             grants: Mutex::default(),
             troubles: Mutex::default(),
         }
@@ -93,12 +95,18 @@ impl StandIn {
         *self.troubles.lock().unwrap() = 0;
         *self.grants.lock().unwrap() = 0;
         self.asked.lock().unwrap().clear();
+        self.batches.lock().unwrap().clear();
         *self.manner.lock().unwrap() = Some(manner);
     }
 
     /// Method and path of each request since it behaves as it does.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
+    }
+
+    /// How many objects each batch was for since then.
+    pub(crate) fn batches(&self) -> Vec<usize> {
+        self.batches.lock().unwrap().clone()
     }
 
     /// Answers what is about Git LFS, if it was told how.
@@ -179,6 +187,7 @@ impl StandIn {
         let operation = asked["operation"].as_str().unwrap();
         let objects = asked["objects"].as_array().unwrap();
         assert!(objects.len() <= 100, "{}", objects.len());
+        self.batches.lock().unwrap().push(objects.len());
         let mut grants = self.grants.lock().unwrap();
         *grants += 1;
         let grant = format!("Bearer {}", grant(*grants));

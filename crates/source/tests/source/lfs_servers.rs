@@ -647,7 +647,8 @@ async fn what_came_stays_for_the_next_attempt() {
     server.lfs().behave(Lfs::Honest);
     let (_, checkout) = build(&cache, &spec).await;
     has(&checkout, &files);
-    assert_eq!(gets(&server), 9 - there);
+    // A connection that was given up may come late; whoever is asked where objects are is not.
+    assert_eq!(server.lfs().batches(), [9 - there]);
 }
 
 #[tokio::test]
