@@ -34,7 +34,7 @@ const CONTAINED: [(&str, &[&str]); 15] = [
     ("oci-spec", &["bryo-sandbox", "bryo-image"]),
     ("tar", &["bryo-image"]),
     ("rust-s3", &["bryo-depot", "bryo-test-s3"]),
-    ("reqwest", &["bryo-depot", "bryo-agent"]),
+    ("reqwest", &["bryo-source", "bryo-depot", "bryo-agent"]),
     ("clap", &["bryo"]),
     ("anyhow", &["bryo"]),
     ("toml", &["bryo"]),

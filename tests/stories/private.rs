@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
+use serde_json::{Value, json};
+
 use crate::stories;
 
 const TOKEN: &str = "hunter2-7f3a9c";
@@ -15,7 +17,10 @@ const TOKEN: &str = "hunter2-7f3a9c";
 /// `git:` and the token, as a client says it.
 const PROOF: &str = "Basic Z2l0Omh1bnRlcjItN2YzYTlj";
 
-/// Git over http for who knows the token, on the returned port.
+/// What the server wants to be told by who asks for an object in Git LFS.
+const GRANT: &str = "hunter2-7f3a9c-for-one-object";
+
+/// Git and Git LFS over http for who knows the token, on the returned port.
 fn locked(root: &Path) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -50,7 +55,16 @@ fn answer(stream: &mut BufReader<std::net::TcpStream>, root: &Path) {
     let _ = stream.read_exact(&mut body);
     let mut said =
         b"Status: 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\r\n".to_vec();
-    if header("authorization") == PROOF {
+    let target = lines[0].split(' ').nth(1).unwrap_or_default();
+    if let Some((repo, what)) = target.split_once("/info/lfs/") {
+        let repo = root.join(repo.trim_start_matches('/'));
+        let base = format!("http://{}{}", header("host"), target.replace(what, ""));
+        match what.strip_prefix("objects/batch") {
+            Some(_) if header("authorization") == PROOF => said = batch(&body, &base),
+            Some(_) => {}
+            None => said = object(&repo, what, &header("x-grant")),
+        }
+    } else if header("authorization") == PROOF {
         let mut words = lines[0].split(' ');
         let (method, target) = (words.next().unwrap(), words.next().unwrap());
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -93,6 +107,31 @@ fn answer(stream: &mut BufReader<std::net::TcpStream>, root: &Path) {
         .write_all(head.as_bytes())
         .and_then(|()| stream.get_mut().write_all(&said));
     let _ = stream.get_mut().shutdown(std::net::Shutdown::Both);
+}
+
+/// Where the objects of Git LFS are that somebody asks for, who is to say so there.
+fn batch(body: &[u8], base: &str) -> Vec<u8> {
+    let asked: Value = serde_json::from_slice(body).unwrap();
+    let of = |object: &Value| {
+        let oid = object["oid"].as_str().unwrap();
+        let download = json!({"href": format!("{base}{oid}"), "header": {"X-Grant": GRANT}});
+        json!({"oid": oid, "size": object["size"], "actions": {"download": download}})
+    };
+    let objects: Vec<Value> = asked["objects"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(of)
+        .collect();
+    format!("\r\n{}", json!({ "objects": objects })).into_bytes()
+}
+
+fn object(repo: &Path, oid: &str, grant: &str) -> Vec<u8> {
+    assert_eq!(grant, GRANT);
+    let place = repo.join("lfs/objects").join(&oid[..2]).join(&oid[2..4]);
+    let mut said = b"\r\n".to_vec();
+    said.extend(std::fs::read(place.join(oid)).unwrap());
+    said
 }
 
 fn written(path: &Path, text: &str) -> String {
@@ -159,6 +198,35 @@ stories! {
         told.because("access to the repository was denied");
         let all = format!("{} {}", told.out(), told.err());
         assert!(!all.contains("hunter2"), "{all}");
+    }
+
+    fn files_in_git_lfs_come_from_the_server_on_request(world) {
+        let cache = world.own_cache().to_owned();
+        let repository = world.repository("succeeds");
+        repository.git(&["lfs", "install", "--local"]);
+        repository.git(&["lfs", "track", "*.bin"]);
+        std::fs::write(repository.path().join("film.bin"), "a film\n").unwrap();
+        repository.commit("a film");
+        let port = locked(repository.path().parent().unwrap());
+        let name = repository.path().file_name().unwrap().to_str().unwrap();
+        let url = format!("http://127.0.0.1:{port}/{name}/.git");
+        let token = written(&world.path().join("token"), TOKEN);
+        let rules = format!(
+            "[source]\nprotocols = ['http']\nreach = ['127.0.0.1:{port}']\n[source.credentials.forge]\n\
+             url = 'http://127.0.0.1:{port}'\ntoken-file = '{token}'\n"
+        );
+        let config = written(&world.path().join("bryo.toml"), &rules);
+        let image = world.image("busybox.tar");
+        let script = "cp /repo/film.bin /output/index.html";
+        for (lfs, starts) in [("--lfs=false", "version https://git-lfs"), ("--lfs", "a film\n")] {
+            let options = ["--image", &image, "--network", "none", "--config", &config, lfs, "--", "sh", "-c", script];
+            let told = world.run(&url, &options);
+            told.ended(0, "succeeded");
+            let film = std::fs::read_to_string(world.site().join("index.html")).unwrap();
+            assert!(film.starts_with(starts), "{lfs}: {film}");
+            assert_eq!(told.err().contains("Git LFS"), lfs == "--lfs=false", "{}", told.err());
+        }
+        assert_eq!(with_token(&cache), [""; 0].map(PathBuf::from));
     }
 
     fn what_is_on_this_host_is_closed(world) {

@@ -155,10 +155,11 @@ fn source_verdict(error: &SourceError, text: String) -> Verdict {
         | SourceError::Sha256 { .. }
         | SourceError::Refused { .. }
         | SourceError::Limit {
-            limit: ReachedLimit::Bytes(_) | ReachedLimit::Memory(_),
+            limit: ReachedLimit::Bytes(_) | ReachedLimit::Memory(_) | ReachedLimit::Lfs { .. },
             ..
         }
         | SourceError::RefusedTree { .. }
+        | SourceError::Lfs { .. }
         | SourceError::BadAddress(_) => Verdict::Failed(Failure::SourceMissing(text)),
         SourceError::RefMissing { .. } | SourceError::SubDirMissing { .. } => {
             Verdict::Failed(Failure::RefMissing(text))

@@ -110,6 +110,13 @@ impl Attempt<'_> {
             let text = "an earlier publication of this version had failed half-way; it is repaired";
             self.events.notice(text).await;
         }
+        if !uploaded.others.is_empty() {
+            let text = format!(
+                "not put by Bryo and left as it is: {}; delete by hand what nobody needs",
+                uploaded.others.join(", ")
+            );
+            self.events.notice(text).await;
+        }
         let summary = format!(
             "{}: {} put, {} unchanged, {} deleted",
             target.place(),

@@ -125,13 +125,28 @@ impl Program {
         deadline: Duration,
         watch: impl FnMut(&[u8]),
     ) -> Result<Finished, ProcessError> {
-        let mut running = self.start(Stdio::Piped)?;
-        let exchange = |source| ProcessError::Exchange {
-            program: self.name(),
-            source,
-        };
+        let running = self.start(Stdio::Piped)?;
+        running.finish_watched(input, most, deadline, watch).await
+    }
+}
+
+impl Running {
+    /// As [`Program::finish_watched`], of a program that was started with [`Stdio::Piped`]: for who wants to know its
+    /// process id.
+    ///
+    /// # Errors
+    ///
+    /// As [`Program::finish`].
+    pub async fn finish_watched(
+        mut self,
+        input: &[u8],
+        most: usize,
+        deadline: Duration,
+        watch: impl FnMut(&[u8]),
+    ) -> Result<Finished, ProcessError> {
+        let program = self.name.clone();
         let work = async {
-            let (stdin, stdout, stderr) = running.take_pipes();
+            let (stdin, stdout, stderr) = self.take_pipes();
             let feed = async {
                 if let Some(mut stdin) = stdin {
                     // A program that does not read its input is free not to: its exit status tells the rest.
@@ -145,28 +160,28 @@ impl Program {
                 read_bounded(stdout, most),
                 read_tail(stderr, STDERR_TAIL, watch)
             )
-            .map_err(exchange)?;
-            let status = running.wait().await?;
+            .map_err(|source| ProcessError::Exchange {
+                program: program.clone(),
+                source,
+            })?;
+            let status = self.wait().await?;
             Ok((status, out, err))
         };
         let (status, stdout, stderr) = match tokio::time::timeout(deadline, work).await {
             Ok(result) => result?,
             Err(_) => {
-                running.kill().await;
+                self.kill().await;
                 return Err(ProcessError::Deadline {
-                    program: self.name(),
+                    program,
                     after: deadline,
                 });
             }
         };
         if stdout.len() > most {
-            return Err(ProcessError::TooMuchOutput {
-                program: self.name(),
-                most,
-            });
+            return Err(ProcessError::TooMuchOutput { program, most });
         }
         Ok(Finished {
-            program: self.name(),
+            program,
             status,
             stdout,
             stderr: String::from_utf8_lossy(&stderr).into_owned(),

@@ -28,7 +28,7 @@ pub enum Stdio {
 /// A program that was started. Dropping it kills its process group.
 #[derive(Debug)]
 pub struct Running {
-    name: String,
+    pub(crate) name: String,
     child: Child,
     group: Option<Pid>,
 }

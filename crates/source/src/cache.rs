@@ -11,10 +11,12 @@ use std::sync::Arc;
 
 use bryo_model::{Amount, CommitId, GitRef, SourceLocation, SourceSpec, SubDir};
 
+use crate::budget::Budget;
 use crate::checkout::{Checkout, NotMade, Place};
 use crate::lock::{Access, Lock, TRY_AGAIN};
 use crate::mirror::{self, LockedMirror, Wanted};
 use crate::modules::Gathered;
+use crate::modules::subdir::require_in_tree;
 use crate::objects::{blocking, find_commit, open_mirror, require_subdir};
 use crate::origin::Origin;
 use crate::tree::Bounds;
@@ -162,6 +164,7 @@ impl SourceCache {
         Bounds {
             entries: MOST_ENTRIES,
             bytes: self.policy.limits.bytes,
+            memory: self.policy.limits.memory,
         }
     }
 
@@ -209,15 +212,33 @@ impl SourceCache {
         let ready = match got.ready {
             Some(ready) => Some(ready),
             None => {
-                let place = Place::new(&self.paths, &got.origin.key, got.commit.clone());
+                let place = Place::new(
+                    &self.paths,
+                    &got.origin.key,
+                    got.commit.clone(),
+                    self.policy.lfs,
+                );
                 let boot = self.boot.clone();
                 blocking(move || place.try_open(&boot)).await?
             }
         };
-        let tree = match ready {
-            Some(ready) => FetchedTree::Ready(Box::new(ready)),
+        // The checkout is named after the whole, whose credential says nothing of its submodules'. Who fetches them all gets
+        // the same tree.
+        let access = self.policy.access();
+        let may_use = |ready: &Checkout| ready.access.as_ref().is_none_or(|made| *made == access);
+        let subdir = source.subdir.as_ref();
+        let tree = match ready.filter(may_use) {
+            Some(ready) => {
+                if let Some(subdir) = subdir {
+                    require_in_tree(&ready, subdir)?;
+                }
+                FetchedTree::Ready(Box::new(ready))
+            }
             None => {
                 let gathered = self.gather(&got.origin, &got.commit, progress).await?;
+                if let Some(subdir) = subdir {
+                    self.require_in_modules(&gathered, subdir, progress).await?;
+                }
                 FetchedTree::ToMake(Arc::new(gathered))
             }
         };
@@ -293,7 +314,7 @@ impl SourceCache {
         if !mirror::has_stamp(&self.paths.mirror(&origin.key), origin) {
             return Ok(None);
         }
-        let place = Place::new(&self.paths, &origin.key, id.clone());
+        let place = Place::new(&self.paths, &origin.key, id.clone(), self.policy.lfs);
         let ready = place.try_open(&self.boot)?;
         Ok(ready.map(|ready| Obtained {
             commit: id.clone(),
@@ -316,7 +337,7 @@ impl SourceCache {
         if !mirror::has_stamp(&mirror, origin) {
             return Ok(Looked::ToFetch(Box::new(request)));
         }
-        let place = Place::new(&self.paths, &origin.key, id.clone());
+        let place = Place::new(&self.paths, &origin.key, id.clone(), self.policy.lfs);
         let ready = place.try_open(&self.boot)?;
         let mut commit = id.clone();
         if ready.is_none() || request.subdir.is_some() {
@@ -414,7 +435,12 @@ impl SourceCache {
         progress: &Progress,
     ) -> Result<Checkout, SourceError> {
         let whole = &gathered.contents.parts[0].0;
-        let place = Place::new(&self.paths, whole, fetched.commit.clone());
+        let place = Place::new(
+            &self.paths,
+            whole,
+            fetched.commit.clone(),
+            gathered.contents.lfs,
+        );
         let mut repairs: BTreeMap<&RepositoryKey, String> = BTreeMap::new();
         loop {
             let shared = place.lock(Access::Shared).await?;
@@ -437,6 +463,12 @@ impl SourceCache {
                         return Err(error);
                     }
                     self.repair(origin, &damaged.commit, progress).await?;
+                    if gathered.contents.lfs {
+                        // They were in the mirror that is gone.
+                        let mut contents = gathered.contents.clone();
+                        self.bring_lfs(&mut contents, &gathered.origins, progress)
+                            .await?;
+                    }
                     repairs.insert(key, repaired(origin));
                 }
             }
@@ -530,7 +562,7 @@ fn request(source: &SourceSpec, policy: &Arc<SourcePolicy>) -> Result<Request, S
                 location: url.to_string(),
                 why,
             })?;
-            let origin = Origin::remote(url, policy);
+            let origin = Origin::remote(url, policy, &Budget::new(policy.limits));
             let wanted = match &source.reference {
                 None => Wanted::Default,
                 Some(GitRef::Name(name)) if name == "HEAD" => Wanted::Default,

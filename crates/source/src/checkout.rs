@@ -26,6 +26,7 @@ use bryo_model::CommitId;
 use git2::Oid;
 use serde::{Deserialize, Serialize};
 
+use crate::lfs::store;
 use crate::lock::{Access, Lock, TRY_AGAIN};
 use crate::mirror::{self, remove_all, replace};
 use crate::tree::{self, Base, Bounds, Kind, Part, To};
@@ -38,6 +39,8 @@ pub struct Checkout {
     pub(crate) notices: Vec<String>,
     pub(crate) hold: Arc<Lock>,
     modules: Vec<Submodule>,
+    /// See [`Contents::access`].
+    pub(crate) access: Option<String>,
     /// The mirrors that its objects are in.
     mirrors: Vec<Arc<Lock>>,
 }
@@ -138,6 +141,8 @@ pub(crate) struct Place {
     tree: PathBuf,
     objects: PathBuf,
     refs: PathBuf,
+    /// With what is in Git LFS.
+    lfs: bool,
     paths: Paths,
 }
 
@@ -147,6 +152,8 @@ pub(crate) struct Ready {
     version: u32,
     boot: String,
     pub(crate) notices: Vec<String>,
+    /// See [`Contents::access`].
+    access: Option<String>,
     /// The whole first, then its submodules in the order of their numbers.
     parts: Vec<ReadyPart>,
 }
@@ -158,9 +165,12 @@ struct ReadyPart {
     /// The mirror's name, and [`mirror::mark`] of it.
     mirror: String,
     mark: String,
+    /// Its pointers of Git LFS were replaced by what they point to.
+    #[serde(default)]
+    lfs: bool,
 }
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What a checkout is made of.
 #[derive(Clone, Debug)]
@@ -170,6 +180,11 @@ pub(crate) struct Contents {
     pub(crate) notices: Vec<String>,
     /// Submodules that are not among them, with a notice that says why.
     pub(crate) left_out: Vec<String>,
+    /// With what is in Git LFS.
+    pub(crate) lfs: bool,
+    /// Where a submodule was fetched with credentials: what decided so. By another policy the tree is only for who has
+    /// fetched them too.
+    pub(crate) access: Option<String>,
 }
 
 /// A checkout could not be made.
@@ -181,8 +196,11 @@ pub(crate) struct NotMade {
 }
 
 impl Place {
-    pub(crate) fn new(paths: &Paths, key: &RepositoryKey, commit: CommitId) -> Self {
-        let dir = paths.checkout(key, &commit);
+    pub(crate) fn new(paths: &Paths, key: &RepositoryKey, commit: CommitId, lfs: bool) -> Self {
+        let dir = match lfs {
+            true => paths.checkout_lfs(key, &commit),
+            false => paths.checkout(key, &commit),
+        };
         let mirror = paths.mirror(key);
         Self {
             commit,
@@ -191,6 +209,7 @@ impl Place {
             tree: dir.join("tree"),
             objects: mirror.join("objects"),
             refs: mirror::refs_file(&mirror),
+            lfs,
             paths: paths.clone(),
             dir,
         }
@@ -271,6 +290,7 @@ impl Place {
         Ok(Some(Checkout {
             place: self.clone(),
             modules,
+            access: ready.access,
             mirrors: mirrors.into_values().collect(),
             hold: Arc::new(lock),
             notices: ready.notices,
@@ -349,7 +369,7 @@ impl Place {
         let commits = fs::read_dir(self.dir.parent()?).ok()?.flatten();
         let mut found: Vec<_> = commits
             .filter_map(|entry| {
-                let commit: CommitId = entry.file_name().to_str()?.parse().ok()?;
+                let (commit, lfs) = Paths::checkout_of(entry.file_name().to_str()?)?;
                 let made = entry
                     .path()
                     .join("ready")
@@ -357,7 +377,7 @@ impl Place {
                     .ok()?
                     .modified()
                     .ok()?;
-                (commit != self.commit).then_some((made, commit))
+                (commit != self.commit && lfs == self.lfs).then_some((made, commit))
             })
             .collect();
         found.sort();
@@ -367,7 +387,7 @@ impl Place {
             .rev()
             .take(MOST_BASES)
             .find_map(|(_, commit)| {
-                let place = Self::new(&self.paths, &self.key, commit);
+                let place = Self::new(&self.paths, &self.key, commit, self.lfs);
                 let checkout = place.try_open(boot).ok()??;
                 let ready = place.marker(boot)?;
                 Some(Made { ready, checkout })
@@ -437,7 +457,11 @@ impl<'a> Writing<'a> {
                     tree::plan(part, &objects, beside.as_ref().map(|(oid, _)| *oid), bounds)?;
                 let found = plan.dirs.len() + plan.entries.len();
                 left = left.saturating_sub(u64::try_from(found).unwrap_or(u64::MAX));
-                lfs |= plan.mentions_lfs;
+                let with_lfs = contents.lfs && plan.mentions_lfs;
+                lfs |= plan.mentions_lfs && !with_lfs;
+                let lfs_objects = store::objects(&mirror);
+                // A pointer that the one tree has as it is, the other may have replaced.
+                let beside = beside.filter(|(_, base)| base.lfs == with_lfs);
                 let modules = plan.entries.iter().filter(|e| e.kind == Kind::Module);
                 empty.extend(modules.map(|e| below(&part.prefix, &e.path)));
                 let git = new.join(dot_git::place(number));
@@ -447,9 +471,11 @@ impl<'a> Writing<'a> {
                     top: &new.join(&part.prefix),
                     index: &git.join("index"),
                     base: beside.as_ref().map(|(_, base)| base),
+                    lfs: with_lfs.then_some(&*lfs_objects),
                     masked,
                     most: bounds.bytes,
                     room: &room,
+                    memory: bounds.memory,
                 };
                 tree::write(part, &plan, &to, progress)?;
                 match self.objects {
@@ -461,6 +487,7 @@ impl<'a> Writing<'a> {
                     commit: part.commit.clone(),
                     mirror: key.to_string(),
                     mark,
+                    lfs: with_lfs,
                 })
             };
             parts.push(one().map_err(|error| NotMade {
@@ -492,6 +519,7 @@ impl<'a> Writing<'a> {
             version: VERSION,
             boot: boot.to_owned(),
             notices,
+            access: contents.access.clone(),
             parts,
         })
     }
@@ -512,7 +540,10 @@ impl Made {
         let same = |part: &&ReadyPart| part.path == prefix && part.mirror == key.to_string();
         let part = self.ready.parts.iter().find(same)?;
         let dir = self.checkout.tree().join(prefix);
-        Some((Oid::from_str(part.commit.as_str()).ok()?, Base { dir }))
+        Some((
+            Oid::from_str(part.commit.as_str()).ok()?,
+            Base { dir, lfs: part.lfs },
+        ))
     }
 }
 

@@ -139,6 +139,20 @@ pub enum SourceError {
         /// Which entry, and why.
         detail: String,
     },
+    /// An object in Git LFS cannot be had, or is another one.
+    #[error("{path} of {location} is not to be had from Git LFS, object {oid}: {why}")]
+    Lfs {
+        /// The address.
+        location: String,
+        /// A file that points to it.
+        path: String,
+        /// Its SHA-256.
+        oid: String,
+        /// A server was asked for it.
+        server: bool,
+        /// Why.
+        why: String,
+    },
     /// A submodule cannot be had.
     #[error("submodule {path} ({url}) could not be fetched")]
     Submodule {
@@ -146,6 +160,8 @@ pub enum SourceError {
         path: String,
         /// Its address as `.gitmodules` has it, without credentials.
         url: String,
+        /// There is a credential for its address, which it did not get.
+        withheld: bool,
         /// Why.
         source: Box<SourceError>,
     },
@@ -225,7 +241,16 @@ impl SourceError {
                 Some("the repository itself may be damaged: run 'git fsck' in it".into())
             }
             Self::Program(_) => Some("install git, and util-linux for prlimit".into()),
+            Self::Submodule { withheld: true, source, .. } if matches!(**source, Self::RepositoryMissing { .. }) => Some("a submodule on another server than its repository gets no credential: if you trust it, name the server in source.submodule-credentials".into()),
             Self::Submodule { source, .. } => source.hint(),
+            Self::Lfs { server: true, .. } => Some(
+                "see whether 'git lfs fetch' in a clone of it gets the object, or leave --lfs (source.lfs) away"
+                    .into(),
+            ),
+            Self::Lfs { server: false, .. } => Some(
+                "run 'git lfs fetch --all' in the repository that it comes from, or leave --lfs (source.lfs) away"
+                    .into(),
+            ),
             Self::Unreachable { .. }
             | Self::Refused { .. }
             | Self::Limit { .. }

@@ -89,7 +89,9 @@ fn progress<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Amount> {
         seen.push(amount);
     });
     let mut meter = Meter::new(&tell);
-    pieces.into_iter().for_each(|piece| meter.feed(piece));
+    for piece in pieces {
+        meter.feed(piece);
+    }
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     seen.clone()
 }

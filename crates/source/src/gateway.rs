@@ -1,4 +1,4 @@
-//! The only way out for git over https and http: a SOCKS5 proxy (RFC 1928, 1929) of our own, for one fetch.
+//! The only way out for git and Git LFS over https and http: a SOCKS5 proxy (RFC 1928, 1929) of our own, for one fetch.
 //!
 //! Git hands it the name of the host and not its address, so whoever resolves is whoever checks and whoever connects: there
 //! is no moment between the check and the connection, and a redirect comes here too. It listens on loopback and serves
@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +14,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::SourceError;
 use crate::activity::Activity;
+use crate::budget::Budget;
 use crate::limits::ReachedLimit;
 use crate::policy::{NoAddress, Refusal, SourcePolicy};
 
@@ -51,6 +52,17 @@ pub(crate) enum Trouble {
     Unreachable(String),
 }
 
+impl Trouble {
+    /// What it is for the caller.
+    pub(crate) fn told(self, location: String) -> SourceError {
+        match self {
+            Self::Refused(why) => SourceError::Refused { location, why },
+            Self::Reached(limit) => SourceError::Limit { location, limit },
+            Self::Unreachable(detail) => SourceError::Unreachable { location, detail },
+        }
+    }
+}
+
 /// A gateway that serves until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Gateway {
@@ -64,7 +76,7 @@ pub(crate) struct Gateway {
 struct Shared {
     policy: Arc<SourcePolicy>,
     activity: Arc<Activity>,
-    received: AtomicU64,
+    budget: Arc<Budget>,
     trouble: Mutex<Option<Trouble>>,
 }
 
@@ -72,6 +84,7 @@ impl Gateway {
     /// Opens one. Everything that is connected through it ends with it.
     pub(crate) async fn open(
         policy: &Arc<SourcePolicy>,
+        budget: &Arc<Budget>,
         activity: &Arc<Activity>,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -80,7 +93,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             policy: Arc::clone(policy),
             activity: Arc::clone(activity),
-            received: AtomicU64::new(0),
+            budget: Arc::clone(budget),
             trouble: Mutex::new(None),
         });
         let serving = serve(listener, password.clone(), Arc::clone(&shared));
@@ -207,12 +220,12 @@ impl Shared {
     /// Counts; `false` when it is too much.
     fn arrived(&self, bytes: u64) -> bool {
         self.activity.seen();
-        let most = self.policy.limits.bytes;
-        let all = self.received.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if all > most {
+        let room = self.budget.receive(bytes);
+        if !room {
+            let most = self.budget.limits().bytes;
             self.tell(Trouble::Reached(ReachedLimit::Bytes(most)));
         }
-        all <= most
+        room
     }
 
     fn tell(&self, trouble: Trouble) {
@@ -282,8 +295,11 @@ async fn request(client: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(St
     let [version, command, _, kind] = head;
     let host = match kind {
         1 => Ipv4Addr::from(client.read_u32().await?).to_string(),
+        // Some clients write an address of IPv6 as it stands in a URL.
         3 => String::from_utf8(counted(client).await?)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?,
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?
+            .trim_matches(['[', ']'])
+            .to_owned(),
         4 => Ipv6Addr::from(client.read_u128().await?).to_string(),
         _ => return Ok(None),
     };
@@ -314,6 +330,7 @@ async fn reply(client: &mut (impl AsyncWrite + Unpin), answer: Reply) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SourceLimits;
 
     const SOON: Duration = Duration::from_secs(20);
 
@@ -351,21 +368,25 @@ mod tests {
         port
     }
 
-    fn policy(reach: &[&str], bytes: u64) -> Arc<SourcePolicy> {
-        let mut policy = SourcePolicy {
+    async fn open(reach: &[&str], bytes: u64) -> Gateway {
+        let policy = SourcePolicy {
             reach: reach.iter().map(|d| d.parse().unwrap()).collect(),
             ..SourcePolicy::default()
         };
-        policy.limits.bytes = bytes;
-        Arc::new(policy)
+        let budget = Budget::new(SourceLimits {
+            bytes,
+            ..policy.limits
+        });
+        let activity = Arc::new(Activity::new());
+        Gateway::open(&Arc::new(policy), &budget, &activity)
+            .await
+            .unwrap()
     }
 
     #[tokio::test]
     async fn it_relays_for_who_knows_the_password_and_counts() {
         let port = server(b"0123456789").await;
-        let activity = Arc::new(Activity::new());
-        let open = |bytes| policy(&["127.0.0.1"], bytes);
-        let gateway = Gateway::open(&open(10), &activity).await.unwrap();
+        let gateway = open(&["127.0.0.1"], 10).await;
         let password = gateway.password.expose().to_owned();
         let got = answer(&gateway, &hello(&password, "127.0.0.1", port)).await;
         assert_eq!(
@@ -393,8 +414,7 @@ mod tests {
     async fn closed_addresses_are_refused_by_name_and_by_number() {
         let port = server(b"secret").await;
         for host in ["127.0.0.1", "localhost", "::1", "::ffff:127.0.0.1"] {
-            let activity = Arc::new(Activity::new());
-            let gateway = Gateway::open(&policy(&[], 100), &activity).await.unwrap();
+            let gateway = open(&[], 100).await;
             let password = gateway.password.expose().to_owned();
             let got = answer(&gateway, &hello(&password, host, port)).await;
             assert_eq!(got.get(4..6), Some(&b"\x05\x02"[..]), "{host}: {got:?}");
@@ -413,10 +433,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let activity = Arc::new(Activity::new());
-        let gateway = Gateway::open(&policy(&["127.0.0.1"], 100), &activity)
-            .await
-            .unwrap();
+        let gateway = open(&["127.0.0.1"], 100).await;
         let password = gateway.password.expose().to_owned();
         let got = answer(&gateway, &hello(&password, "127.0.0.1", port)).await;
         assert_eq!(got.get(4..6), Some(&b"\x05\x05"[..]));

@@ -14,23 +14,30 @@
 //! Why `prlimit`? A bound that the kernel keeps holds from git's first instruction on and for everything that git starts;
 //! setting one between fork and exec would need `unsafe`.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
 use bryo_model::Amount;
-use bryo_process::{ProcessError, Program, find_program};
+use bryo_process::{Finished, ProcessError, Program, Stdio, find_program};
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::limits::{ReachedLimit, SourceLimits};
+use crate::budget::Turn;
+use crate::limits::ReachedLimit;
 use crate::origin::Origin;
 use crate::session::Session;
-use crate::{Paths, Progress, SourceError};
+use crate::{Paths, Progress, SourceError, git_failure};
+use git_failure::GitFailure;
 
 /// What comes from this host has no bound but this. The bound that matters is the caller's, who drops the future.
-const LONGEST_FETCH: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const LONGEST_FETCH: Duration = Duration::from_secs(24 * 3600);
 
-/// `git fetch` writes nothing to standard output.
-const MOST_OUTPUT: usize = 1 << 20;
+/// Work on a mirror alone takes no longer than this.
+const LONGEST_LOOK: Duration = Duration::from_secs(600);
+
+/// What a server lists of its tags; `git fetch` writes nothing to standard output.
+const MOST_OUTPUT: usize = 64 << 20;
 
 pub(crate) const FIXED: &[(&str, &str)] = &[
     ("core.hooksPath", "/dev/null"),
@@ -54,9 +61,9 @@ const INHERITED: &[&str] = &[
 ];
 
 /// The recipe for git in one repository of ours, talking to one origin.
-fn program(mirror: &Path, origin: &Origin, session: &Session) -> Program {
-    let mut git = match origin.limits() {
-        Some(limits) => bounded(&limits),
+fn program(mirror: &Path, origin: &Origin, session: &Session, turn: Option<&Turn<'_>>) -> Program {
+    let mut git = match turn {
+        Some(turn) => bounded(turn),
         None => Program::new("git"),
     };
     git = git.dir(mirror);
@@ -82,7 +89,7 @@ fn program(mirror: &Path, origin: &Origin, session: &Session) -> Program {
 }
 
 /// Git with bounds that the kernel keeps: no file is larger than what may be received, no process needs more memory.
-fn bounded(limits: &SourceLimits) -> Program {
+fn bounded(turn: &Turn<'_>) -> Program {
     // Without it the program that is missing would be the other one's to tell.
     let Some(git) = find_program("git") else {
         return Program::new("git");
@@ -92,8 +99,8 @@ fn bounded(limits: &SourceLimits) -> Program {
         Ok((_, hard)) => wanted.min(hard),
         Err(_) => wanted,
     };
-    let bytes = lower(Resource::RLIMIT_FSIZE, limits.bytes);
-    let memory = lower(Resource::RLIMIT_DATA, limits.memory);
+    let bytes = lower(Resource::RLIMIT_FSIZE, turn.bytes);
+    let memory = lower(Resource::RLIMIT_DATA, turn.limits().memory);
     Program::new("prlimit")
         .arg(format!("--fsize={bytes}"))
         .arg(format!("--data={memory}"))
@@ -118,6 +125,38 @@ pub(crate) enum Tags {
     Followed,
 }
 
+/// What became of a fetch that nothing kept from its end.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    Brought,
+    /// A reference has no room beside one that is there, in git's words. Objects may have come.
+    NoRoom(String),
+}
+
+/// The recipe for git in a mirror, talking to nobody.
+pub(crate) fn alone(mirror: &Path) -> Program {
+    let mut git = Program::new("git").dir(mirror);
+    for (name, value) in FIXED {
+        git = git.arg("-c").arg(format!("{name}={value}"));
+    }
+    git.env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_ATTR_NOSYSTEM", "1")
+        .env("GIT_NO_LAZY_FETCH", "1")
+        .env("LC_ALL", "C")
+}
+
+/// Whether git finds that something is missing of what a mirror's references lead to, or cannot be read.
+pub(crate) async fn is_damaged(mirror: &Path) -> bool {
+    let look = alone(mirror)
+        .args(["--git-dir=.", "fsck", "--connectivity-only"])
+        .args(["--no-dangling", "--no-progress"])
+        .finish(b"", MOST_OUTPUT, LONGEST_LOOK)
+        .await;
+    // What was not seen is not proved.
+    look.is_ok_and(|done| !done.status.success())
+}
+
 /// Fetches into a mirror that the caller has locked.
 ///
 /// # Errors
@@ -129,9 +168,8 @@ pub(crate) async fn fetch(
     paths: &Paths,
     what: What<'_>,
     progress: &Progress,
-) -> Result<(), SourceError> {
-    let session = Session::open(mirror, origin, paths).await?;
-    let mut git = program(mirror, origin, &session).args([
+) -> Result<Outcome, SourceError> {
+    let mut args: Vec<OsString> = [
         "fetch",
         "--progress",
         "--prune",
@@ -139,52 +177,162 @@ pub(crate) async fn fetch(
         "--no-recurse-submodules",
         "--no-write-fetch-head",
         "--update-shallow",
-    ]);
+    ]
+    .map(OsString::from)
+    .into();
     if let Some(depth) = origin.depth() {
-        git = git.arg(format!("--depth={depth}"));
+        args.push(format!("--depth={depth}").into());
     }
     if what.tags == Tags::Named {
-        git = git.arg("--no-tags");
+        args.push("--no-tags".into());
     }
-    let git = git.arg("--").arg(&origin.address).args(what.refspecs);
-    let mut meter = Meter::new(progress);
-    let limits = origin.limits();
-    let longest = limits.map_or(LONGEST_FETCH, |limits| limits.timeout);
-    let activity = &session.activity;
-    let running = git.finish_watched(b"", MOST_OUTPUT, longest, |piece| {
-        activity.seen();
-        meter.feed(piece);
-    });
-    let silent = async {
-        match limits {
-            Some(limits) => activity.silent_for(limits.stall).await,
-            None => std::future::pending().await,
-        }
+    args.extend(["--".into(), origin.address.clone()]);
+    args.extend(what.refspecs.iter().map(OsString::from));
+    match talk(mirror, origin, paths, args, progress).await? {
+        Ended::Done(_) => Ok(Outcome::Brought),
+        Ended::Failed(said) => match git_failure::classify(&said) {
+            GitFailure::NoRoom => Ok(Outcome::NoRoom(git_failure::detail(&said))),
+            _ => Err(origin.failure(&said)),
+        },
+    }
+}
+
+/// The tags that an origin has, each with the object that it names itself.
+///
+/// # Errors
+///
+/// As [`fetch`].
+pub(crate) async fn tags(
+    mirror: &Path,
+    origin: &Origin,
+    paths: &Paths,
+    progress: &Progress,
+) -> Result<HashMap<Vec<u8>, String>, SourceError> {
+    let mut args: Vec<OsString> = ["ls-remote", "--tags", "--refs", "--"]
+        .map(OsString::from)
+        .into();
+    args.push(origin.address.clone());
+    let listed = match talk(mirror, origin, paths, args, progress).await? {
+        Ended::Done(listed) => listed,
+        Ended::Failed(said) => return Err(origin.failure(&said)),
     };
+    let lines = listed.split(|byte| *byte == b'\n');
+    let pair = |line: &[u8]| {
+        let tab = line.iter().position(|byte| *byte == b'\t')?;
+        let id = str::from_utf8(&line[..tab]).ok()?;
+        Some((line[tab + 1..].to_vec(), id.to_owned()))
+    };
+    Ok(lines.filter_map(pair).collect())
+}
+
+/// Takes references from a mirror that the caller has locked, all or none.
+///
+/// # Errors
+///
+/// When git cannot.
+pub(crate) async fn forget(mirror: &Path, references: &[Vec<u8>]) -> Result<(), SourceError> {
+    let mut input = Vec::new();
+    for reference in references {
+        input.extend_from_slice(b"delete ");
+        input.extend_from_slice(reference);
+        input.push(b'\n');
+    }
+    alone(mirror)
+        .args(["--git-dir=.", "update-ref", "--stdin"])
+        .finish(&input, MOST_OUTPUT, LONGEST_LOOK)
+        .await
+        .and_then(Finished::success)
+        .map(drop)
+        .map_err(SourceError::Program)
+}
+
+/// How a run of git ended.
+enum Ended {
+    /// With this on standard output.
+    Done(Vec<u8>),
+    /// With this on standard error, without secrets.
+    Failed(String),
+}
+
+/// Runs git against an origin, within the bounds.
+async fn talk(
+    mirror: &Path,
+    origin: &Origin,
+    paths: &Paths,
+    args: Vec<OsString>,
+    progress: &Progress,
+) -> Result<Ended, SourceError> {
     let reached = |limit| SourceError::Limit {
         location: origin.location.clone(),
         limit,
     };
+    let session = Session::open(mirror, origin, paths).await?;
+    let turn = origin.budget().map(|budget| budget.begin());
+    if let Some(turn) = turn.as_ref().filter(|turn| turn.bytes == 0) {
+        return Err(reached(ReachedLimit::Bytes(turn.limits().bytes)));
+    }
+    let before = pack_bytes(mirror);
+    let git = program(mirror, origin, &session, turn.as_ref()).args(args);
+    let mut meter = Meter::new(progress);
+    let longest = turn.as_ref().map_or(LONGEST_FETCH, |turn| turn.time);
+    let activity = &session.activity;
+    let running = git.start(Stdio::Piped).map_err(SourceError::Program)?;
+    let group = running.id();
+    let running = running.finish_watched(b"", MOST_OUTPUT, longest, |piece| {
+        activity.seen();
+        if meter.feed(piece) {
+            activity.complete();
+        }
+    });
+    let silent = async {
+        match &turn {
+            Some(turn) => {
+                let stall = turn.limits().stall;
+                activity.silent_for(stall, group).await;
+                stall
+            }
+            None => std::future::pending().await,
+        }
+    };
     let ended = tokio::select! {
         biased;
         ended = running => ended,
-        () = silent => {
-            let stall = limits.map_or(LONGEST_FETCH, |limits| limits.stall);
-            return Err(reached(ReachedLimit::Stall(stall)));
-        }
+        stall = silent => return Err(reached(ReachedLimit::Stall(stall))),
     };
+    if let Some(turn) = turn.as_ref().filter(|_| !session.counts())
+        && !turn.received(pack_bytes(mirror).saturating_sub(before))
+    {
+        return Err(reached(ReachedLimit::Bytes(turn.limits().bytes)));
+    }
     match ended {
-        Ok(done) if done.status.success() => Ok(()),
-        Ok(done) => Err(match (session.trouble(origin), limits) {
-            (Some(ours), _) => ours,
-            (None, Some(limits)) if is_full(mirror, limits.bytes) => {
-                reached(ReachedLimit::Bytes(limits.bytes))
+        Ok(done) if done.status.success() => Ok(Ended::Done(done.stdout)),
+        Ok(done) => match (session.trouble(origin), &turn) {
+            (Some(ours), _) => Err(ours),
+            (None, Some(turn)) if is_full(mirror, turn.bytes) => {
+                Err(reached(ReachedLimit::Bytes(turn.limits().bytes)))
             }
-            (None, _) => origin.failure(&session.masked(&done.stderr)),
-        }),
-        Err(ProcessError::Deadline { after, .. }) => Err(reached(ReachedLimit::Timeout(after))),
+            (None, _) => Ok(Ended::Failed(session.masked(&done.stderr))),
+        },
+        Err(ProcessError::Deadline { after, .. }) => {
+            let most = turn.map_or(after, |turn| turn.limits().timeout);
+            Err(reached(ReachedLimit::Timeout(most)))
+        }
         Err(other) => Err(SourceError::Program(other)),
     }
+}
+
+/// Bytes of all packs that a mirror has.
+fn pack_bytes(mirror: &Path) -> u64 {
+    let files = std::fs::read_dir(mirror.join("objects/pack"));
+    let packs = files
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|e| e == "pack"));
+    packs
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|meta| meta.len())
+        .sum()
 }
 
 /// Whether a pack that was being written has reached the bound. Git does not say so: the kernel ends who writes it, and its
@@ -214,17 +362,21 @@ impl<'a> Meter<'a> {
         }
     }
 
-    pub(crate) fn feed(&mut self, piece: &[u8]) {
+    /// `true` when a pack has arrived.
+    pub(crate) fn feed(&mut self, piece: &[u8]) -> bool {
+        let mut complete = false;
         for &byte in piece {
             if byte == b'\r' || byte == b'\n' {
                 if let Some(amount) = received(&self.line) {
                     (self.progress)(amount);
+                    complete |= matches!(amount, Amount::Items { done, total } if done == total);
                 }
                 self.line.clear();
             } else if self.line.len() < LONGEST_LINE {
                 self.line.push(byte);
             }
         }
+        complete
     }
 }
 
@@ -244,6 +396,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::SourceLimits;
+    use crate::budget::Budget;
 
     #[test]
     fn progress_is_read_from_pieces_of_any_size() {
@@ -253,9 +407,8 @@ mod tests {
             let sink = Arc::clone(&seen);
             let progress: Progress = Arc::new(move |amount| sink.lock().unwrap().push(amount));
             let mut meter = Meter::new(&progress);
-            for piece in stderr.chunks(size) {
-                meter.feed(piece);
-            }
+            let complete = stderr.chunks(size).filter(|piece| meter.feed(piece));
+            assert_eq!(complete.count(), 1);
             let items = |done| Amount::Items { done, total: 9 };
             assert_eq!(*seen.lock().unwrap(), [items(0), items(5), items(9)]);
         }
@@ -265,9 +418,15 @@ mod tests {
     async fn the_environment_cannot_bring_configuration_along() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path().to_owned());
-        let origin = Origin::remote(&"https://h/x".parse().unwrap(), &Arc::default());
+        let budget = Budget::new(SourceLimits::default());
+        let url = "https://h/x".parse().unwrap();
+        let origin = Origin::remote(&url, &Arc::default(), &budget);
+        let turn = budget.begin();
         let session = Session::open(dir.path(), &origin, &paths).await.unwrap();
-        let shown = format!("{:?}", program(Path::new("/m"), &origin, &session));
+        let shown = format!(
+            "{:?}",
+            program(Path::new("/m"), &origin, &session, Some(&turn))
+        );
         for needed in [
             "GIT_CONFIG_NOSYSTEM=",
             "GIT_CONFIG_GLOBAL=",

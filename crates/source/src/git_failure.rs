@@ -20,12 +20,14 @@ pub(crate) enum GitFailure {
     /// The kernel let a file grow no further.
     FileTooLarge,
     NoMemory,
+    /// A reference cannot be beside one whose name is the beginning of its own.
+    NoRoom,
     Other,
 }
 
 use GitFailure::{
-    AccessDenied, Corrupt, DiskFull, FileTooLarge, Foreign, NoMemory, NotARepository, NotFound,
-    Other, RefMissing, Sha256, UnknownHost, Unreachable,
+    AccessDenied, Corrupt, DiskFull, FileTooLarge, Foreign, NoMemory, NoRoom, NotARepository,
+    NotFound, Other, RefMissing, Sha256, UnknownHost, Unreachable,
 };
 
 /// In order: the first sentence that is found decides, the more exact before the more general.
@@ -57,6 +59,7 @@ const OWN: &[(&str, GitFailure)] = &[
     ("unable to read tree", Corrupt),
     ("unexpected line in", Corrupt),
     ("unresolved deltas", Corrupt),
+    ("exists; cannot create", NoRoom),
     ("cannot lock ref", Corrupt),
     ("bad config line", Corrupt),
 ];
@@ -111,10 +114,7 @@ const ANY: &[(&str, GitFailure)] = &[
 
 /// The cause, from what git wrote to its standard error.
 pub(crate) fn classify(stderr: &str) -> GitFailure {
-    // A server's full disk or broken object is not ours: its words are marked by git.
-    let own: Vec<&str> = lines(stderr)
-        .filter(|l| !l.starts_with("remote: "))
-        .collect();
+    let own = own(stderr);
     let own_has = |needle: &str| own.iter().any(|l| l.contains(needle));
     if let Some((_, found)) = OWN.iter().find(|(needle, _)| own_has(needle)) {
         return *found;
@@ -133,6 +133,31 @@ pub(crate) fn classify(stderr: &str) -> GitFailure {
     ANY.iter()
         .find(|(needle, _)| stderr.contains(needle))
         .map_or(Other, |(_, found)| *found)
+}
+
+/// How git begins what it repeats of a server, which may have line ends in it.
+const REPEATED: &[&str] = &["remote error: ", "got '", "line: '", "packet '"];
+
+/// What git wrote without the server's part of it: a server's full disk or broken object is not ours. Git marks each line of
+/// its messages, but a text with a carriage return only once, and of what it repeats in a sentence of its own only the
+/// beginning: all that follows may be the server's.
+fn own(stderr: &str) -> Vec<&str> {
+    let mut own = Vec::new();
+    for line in stderr.split('\n') {
+        for piece in line.split('\r').map(str::trim) {
+            if piece.starts_with("remote:") {
+                break;
+            }
+            if REPEATED.iter().any(|begin| piece.contains(begin)) {
+                return own;
+            }
+            // The address is where a server redirected to.
+            if is_telling(piece) && !piece.starts_with("fatal: unable to access '") {
+                own.push(piece);
+            }
+        }
+    }
+    own
 }
 
 /// The lines that tell the cause, without progress and without secrets, on one line.
@@ -161,7 +186,12 @@ fn lines(stderr: &str) -> impl Iterator<Item = &str> {
     stderr
         .split(['\n', '\r'])
         .map(str::trim)
-        .filter(|l| !l.is_empty() && !l.contains("% ("))
+        .filter(|l| is_telling(l))
+}
+
+/// Whether a line is more than progress.
+fn is_telling(line: &str) -> bool {
+    !line.is_empty() && !line.contains("% (")
 }
 
 /// Takes user information out of every address in a text: a server may redirect to one that has a token in it.
@@ -328,6 +358,31 @@ mod tests {
         (
             "error: inflate: data stream error (invalid code lengths set)\nfatal: pack has bad object at offset 12: inflate returned -3\nfatal: fetch-pack: invalid index-pack output\n",
             Other,
+        ),
+        (
+            "error: cannot lock ref 'refs/tags/v1/x': 'refs/tags/v1' exists; cannot create 'refs/tags/v1/x'\n ! [new tag]         v1/x       -> v1/x  (unable to update local ref)\n",
+            NoRoom,
+        ),
+        // What a server says, in every way in which git passes it on.
+        (
+            "fatal: remote error: upload-pack: loose object 1234 is corrupt\n",
+            Other,
+        ),
+        (
+            "fatal: remote error: sorry\nfatal: bad object HEAD\nerror: No space left on device\n",
+            Other,
+        ),
+        (
+            "remote: sorry\rfatal: bad object HEAD\nremote:\rerror: No space left on device\n",
+            Other,
+        ),
+        (
+            "fatal: git fetch-pack: expected ACK/NAK, got 'x\nerror: packfile x does not match index'\n",
+            Other,
+        ),
+        (
+            "Receiving objects:  42% (1/3)\rfatal: write error: No space left on device\nremote: sorry\n",
+            DiskFull,
         ),
         ("fatal: something nobody has seen before\n", Other),
         ("", Other),

@@ -2,24 +2,26 @@
 //!
 //! Everything in use is held by a shared lock: a checkout by its own, a mirror by its `.use`. Whoever removes takes that
 //! lock alone, and only tries: what is in use stays. The marker of a checkout goes first and a mirror is renamed first,
-//! so that a kill half-way leaves what the next attempt makes anew and the next collection removes.
+//! so that a kill half-way leaves what the next attempt makes anew and the next collection removes. A mirror that was put
+//! aside because it is damaged is worth nothing, but it stays too while somebody uses the repository: nobody can tell whether
+//! they have that one or its successor.
 //!
 //! *Why is the size of a checkout written beside it?* Walking through 20 000 files takes longer than all other questions,
 //! and a ready checkout changes only in what others share with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use bryo_model::{Cached, CachedKind, CommitId};
+use bryo_model::{Cached, CachedKind};
 
 use crate::checkout::{Place, is_gone};
 use crate::lock::{Access, Lock};
-use crate::mirror::{remove_all, replace};
-use crate::{RepositoryKey, SourceCache, SourceError};
+use crate::mirror::{put_aside, remove_all, replace};
+use crate::{Paths, RepositoryKey, SourceCache, SourceError};
 
 /// The unit of `st_blocks`.
 const BLOCK: u64 = 512;
@@ -35,6 +37,7 @@ impl SourceCache {
     /// When the cache cannot be read.
     pub fn list(&self) -> Result<Vec<Cached>, SourceError> {
         let mut all = Vec::new();
+        let mut asides = self.asides()?;
         for key in self.keys()? {
             let forms = self.forms(&key);
             let size = forms
@@ -44,6 +47,9 @@ impl SourceCache {
             if size.1 > 0 {
                 all.push(self.mirror_entry(&key, size)?);
             }
+            for aside in asides.remove(&key).unwrap_or_default() {
+                all.extend(self.aside_entry(&key, &aside)?);
+            }
             let places = self.places(&key)?;
             // Files are shared between checkouts: each that comes or goes changes what is whose.
             let shared = self.paths().checkouts().join(key.to_string());
@@ -51,8 +57,8 @@ impl SourceCache {
                 .iter()
                 .map(|(_, place)| changed(&[&place.dir().join("ready")]));
             let since = changes.chain([changed(&[&shared])]).max();
-            for (commit, place) in places {
-                all.extend(self.checkout_entry(&key, &commit, &place, since));
+            for (name, place) in places {
+                all.extend(self.checkout_entry(&key, &name, &place, since));
             }
         }
         Ok(all)
@@ -68,11 +74,14 @@ impl SourceCache {
             Some((key, commit)) => (key, Some(commit)),
             None => (entry.name.as_str(), None),
         };
+        if let (CachedKind::Mirror, Some(key)) = (entry.kind, Paths::aside_of(&entry.name)) {
+            return self.remove_asides(&key);
+        }
         let key = RepositoryKey::named(key);
-        match (entry.kind, commit.map(str::parse)) {
+        match (entry.kind, commit.map(Paths::checkout_of)) {
             (CachedKind::Mirror, None) => self.remove_mirror(&key),
-            (CachedKind::Checkout, Some(Ok(commit))) => {
-                remove_checkout(&Place::new(self.paths(), &key, commit))
+            (CachedKind::Checkout, Some(Some((commit, lfs)))) => {
+                remove_checkout(&Place::new(self.paths(), &key, commit, lfs))
             }
             _ => Ok(true),
         }
@@ -84,9 +93,10 @@ impl SourceCache {
     ///
     /// When the cache cannot be read.
     pub fn sweep(&self) -> Result<(), SourceError> {
+        let asides = self.asides()?;
         for key in self.keys()? {
             let gone = self.forms(&key).iter().all(|dir| !dir.exists());
-            if gone && self.places(&key)?.is_empty() {
+            if gone && !asides.contains_key(&key) && self.places(&key)?.is_empty() {
                 self.remove_mirror(&key)?;
             }
         }
@@ -109,15 +119,11 @@ impl SourceCache {
         }
         let checkouts = self.paths().checkouts().join(key.to_string());
         remove_all(&checkouts)?;
-        let [mirror, old, new] = self.forms(key);
-        remove_all(&old)?;
-        match fs::rename(&mirror, &old) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(SourceError::io(&mirror)(e));
-            }
-            _ => {}
+        let [mirror, new] = self.forms(key);
+        put_aside(self.paths(), &mirror, key)?;
+        for aside in self.asides_of(key)? {
+            remove_all(&aside)?;
         }
-        remove_all(&old)?;
         remove_all(&new)?;
         // Whoever waits for a lock finds that its file is another one, and takes that.
         remove_file(&lock)?;
@@ -126,31 +132,57 @@ impl SourceCache {
         Ok(true)
     }
 
+    /// Removes all mirrors of a repository that were put aside. `false` when somebody may still read one.
+    fn remove_asides(&self, key: &RepositoryKey) -> Result<bool, SourceError> {
+        let (used, lock) = (self.paths().mirror_use(key), self.paths().mirror_lock(key));
+        let Some(_alone) = Lock::try_acquire(&used, Access::Exclusive)? else {
+            return Ok(false);
+        };
+        let Some(_steady) = Lock::try_acquire(&lock, Access::Exclusive)? else {
+            return Ok(false);
+        };
+        for aside in self.asides_of(key)? {
+            remove_all(&aside)?;
+        }
+        Ok(true)
+    }
+
+    /// The mirrors that were put aside.
+    fn asides(&self) -> Result<BTreeMap<RepositoryKey, Vec<PathBuf>>, SourceError> {
+        let mirrors = self.paths().mirrors();
+        let mut asides: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for name in names(&mirrors)? {
+            if let Some(key) = Paths::aside_of(&name) {
+                asides.entry(key).or_default().push(mirrors.join(name));
+            }
+        }
+        Ok(asides)
+    }
+
+    fn asides_of(&self, key: &RepositoryKey) -> Result<Vec<PathBuf>, SourceError> {
+        Ok(self.asides()?.remove(key).unwrap_or_default())
+    }
+
     /// All repositories that the cache has anything of.
     pub(crate) fn keys(&self) -> Result<BTreeSet<RepositoryKey>, SourceError> {
         let mirrors = names(&self.paths().mirrors())?;
         let checkouts = names(&self.paths().checkouts())?;
-        let word = |name: &str| {
-            let ends = [".lock", ".use", ".new", ".old"];
-            let end = ends.iter().find(|end| name.ends_with(**end));
-            name[..name.len() - end.map_or(0, |end| end.len())].to_owned()
+        let key = |name: &String| {
+            let ends = [".lock", ".use", ".new"];
+            let word = ends.iter().find_map(|end| name.strip_suffix(end));
+            Paths::aside_of(name).unwrap_or_else(|| RepositoryKey::named(word.unwrap_or(name)))
         };
-        Ok(mirrors
-            .iter()
-            .chain(&checkouts)
-            .map(|name| RepositoryKey::named(&word(name)))
-            .collect())
+        Ok(mirrors.iter().chain(&checkouts).map(key).collect())
     }
 
-    fn places(&self, key: &RepositoryKey) -> Result<Vec<(CommitId, Place)>, SourceError> {
+    /// By the names of their directories.
+    fn places(&self, key: &RepositoryKey) -> Result<Vec<(String, Place)>, SourceError> {
         let dir = self.paths().checkouts().join(key.to_string());
-        let commits = names(&dir)?.into_iter().filter_map(|n| n.parse().ok());
-        Ok(commits
-            .map(|commit: CommitId| {
-                let place = Place::new(self.paths(), key, commit.clone());
-                (commit, place)
-            })
-            .collect())
+        let known = names(&dir)?.into_iter().filter_map(|name| {
+            let (commit, lfs) = Paths::checkout_of(&name)?;
+            Some((name, Place::new(self.paths(), key, commit, lfs)))
+        });
+        Ok(known.collect())
     }
 
     fn mirror_entry(&self, key: &RepositoryKey, size: (u64, u64)) -> Result<Cached, SourceError> {
@@ -168,10 +200,34 @@ impl SourceCache {
     }
 
     /// `None` if it went away.
+    fn aside_entry(
+        &self,
+        key: &RepositoryKey,
+        aside: &Path,
+    ) -> Result<Option<Cached>, SourceError> {
+        let used = self.paths().mirror_use(key);
+        let (bytes, files) = measure(aside, Shared::Whole);
+        let name = aside.file_name().and_then(|name| name.to_str());
+        let Some(name) = name.filter(|_| files > 0) else {
+            return Ok(None);
+        };
+        Ok(Some(Cached {
+            kind: CachedKind::Mirror,
+            name: name.to_owned(),
+            called: None,
+            bytes,
+            files,
+            last_used: changed(&[aside]),
+            in_use: Lock::try_acquire(&used, Access::Exclusive)?.is_none(),
+            worthless: true,
+        }))
+    }
+
+    /// `None` if it went away.
     fn checkout_entry(
         &self,
         key: &RepositoryKey,
-        commit: &CommitId,
+        name: &str,
         place: &Place,
         since: Option<SystemTime>,
     ) -> Option<Cached> {
@@ -181,7 +237,7 @@ impl SourceCache {
         let (bytes, files) = size(place.dir(), since, ready && alone.is_some());
         Some(Cached {
             kind: CachedKind::Checkout,
-            name: format!("{key}/{commit}"),
+            name: format!("{key}/{name}"),
             called: None,
             bytes,
             files,
@@ -191,14 +247,9 @@ impl SourceCache {
         })
     }
 
-    /// The mirror, and what there is of it while it is made or removed.
-    fn forms(&self, key: &RepositoryKey) -> [PathBuf; 3] {
-        let paths = self.paths();
-        [
-            paths.mirror(key),
-            paths.mirror_old(key),
-            paths.mirror_new(key),
-        ]
+    /// The mirror, and what there is of it while it is made.
+    fn forms(&self, key: &RepositoryKey) -> [PathBuf; 2] {
+        [self.paths().mirror(key), self.paths().mirror_new(key)]
     }
 }
 

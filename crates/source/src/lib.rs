@@ -10,7 +10,8 @@
 //! - [`Paths`] draws the cache on disk;
 //! - `mirror` and `git` are the way in, `git_failure` is where git's words become a cause;
 //! - `policy` says what may be fetched from, as whom and how much; `session` makes one fetch obey it, with `gateway` (https),
-//!   `ssh`, `credentials`, `private` and `limits`; `reach` knows which addresses are closed;
+//!   `ssh`, `credentials`, `private` and `limits`; `budget` is what the fetches of a job share; `reach` knows which addresses are closed;
+//! - `lfs` brings what a repository keeps in Git LFS, for who asks for it;
 //! - `modules` finds submodules and brings them into the cache;
 //! - `inventory` lists what is there and removes what nobody uses; `repack` makes one pack of many;
 //! - `checkout`, `tree` and `dot_git` are the files, writing them, and the repository that `git log` finds with them;
@@ -23,9 +24,11 @@
 //! - a process that is killed at any moment leaves a cache that the next one uses or repairs.
 //!
 //! It refuses names and links of a tree that lead elsewhere, trees without end, submodules that lead from a server to this
-//! host, and SHA-256 repositories. It does not fetch LFS objects, and tells so as a notice.
+//! host, and SHA-256 repositories. Without a word in the policy it does not fetch LFS objects, and tells so as a notice;
+//! with it, an object that is not what its pointer promises ends the checkout.
 
 mod activity;
+mod budget;
 mod cache;
 mod checkout;
 mod credentials;
@@ -37,6 +40,7 @@ mod gateway;
 mod git;
 mod git_failure;
 mod inventory;
+mod lfs;
 mod limits;
 mod local;
 mod lock;

@@ -3,16 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Bounds of one run of git against a server. What comes from a path on this host has none.
+/// Bounds of all that one job fetches, submodules included. What comes from a path on this host has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceLimits {
-    /// Most time for all of it.
+    /// Most time in which git runs for it.
     pub timeout: Duration,
     /// Most time in which nothing arrives and git tells nothing, from the first moment on.
     pub stall: Duration,
-    /// Most bytes that are received, and that any file of git's may have.
+    /// Most bytes that are received, and that any file of git's or of a checkout may have.
     pub bytes: u64,
-    /// Most bytes of memory for each of git's processes.
+    /// Most bytes of memory for each of git's processes, and of one file of a checkout, which is in memory while it is written.
     pub memory: u64,
 }
 
@@ -38,6 +38,13 @@ pub enum ReachedLimit {
     Bytes(u64),
     /// [`SourceLimits::memory`].
     Memory(u64),
+    /// [`SourceLimits::bytes`], by what the pointers of Git LFS promise.
+    Lfs {
+        /// Bytes of all objects.
+        bytes: u64,
+        /// The bound.
+        most: u64,
+    },
 }
 
 impl fmt::Display for ReachedLimit {
@@ -45,18 +52,23 @@ impl fmt::Display for ReachedLimit {
         match self {
             Self::Timeout(most) => write!(
                 f,
-                "the fetch took longer than {} (source.timeout)",
+                "the fetch took longer than {}, submodules included (source.timeout)",
                 Seconds(*most)
             ),
             Self::Stall(most) => write!(f, "nothing arrived for {} (source.stall)", Seconds(*most)),
             Self::Bytes(most) => write!(
                 f,
-                "the repository is larger than {} (source.bytes)",
+                "the repository is larger than {}, submodules included (source.bytes)",
                 Size(*most)
             ),
             Self::Memory(most) => write!(
                 f,
                 "git needs more than {} of memory for it (source.memory)",
+                Size(*most)
+            ),
+            Self::Lfs { bytes, most } => write!(
+                f,
+                "its files in Git LFS have {bytes} bytes, more than {} (source.bytes)",
                 Size(*most)
             ),
         }
@@ -93,11 +105,11 @@ mod tests {
         let text = |limit: ReachedLimit| limit.to_string();
         assert_eq!(
             text(ReachedLimit::Bytes(8 << 30)),
-            "the repository is larger than 8 GiB (source.bytes)"
+            "the repository is larger than 8 GiB, submodules included (source.bytes)"
         );
         assert_eq!(
             text(ReachedLimit::Bytes(1000)),
-            "the repository is larger than 1000 bytes (source.bytes)"
+            "the repository is larger than 1000 bytes, submodules included (source.bytes)"
         );
         assert_eq!(
             text(ReachedLimit::Stall(Duration::from_millis(1500))),

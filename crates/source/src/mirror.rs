@@ -16,16 +16,19 @@ use std::sync::Arc;
 use bryo_model::CommitId;
 use git2::{Repository, RepositoryInitOptions};
 
-use crate::git::{Tags, What};
+use crate::git::{Outcome, Tags, What};
 use crate::lock::{Access, Lock};
 use crate::objects::{blocking, damaged, find_commit, open_mirror};
 use crate::origin::Origin;
-use crate::{Paths, Progress, SourceError, git, refs};
+use crate::{Paths, Progress, RepositoryKey, SourceError, git, refs};
 
 /// Present while git writes.
 pub(crate) const FETCHING: &str = "bryo-fetching";
 const REFS: &str = "bryo-refs";
 const STAMP: &str = "bryo-stamp";
+
+/// Where [`Wanted::Name`] keeps what is neither a branch nor a tag.
+const FULL_NAMES: &str = "refs/bryo/refs/";
 
 /// What a fetch is for.
 #[derive(Clone, Debug)]
@@ -116,6 +119,11 @@ impl<'a> LockedMirror<'a> {
         })
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Brings what is wanted into the mirror: a commit of a server's alone, with the tags on the way to it; where the server
     /// does not give it, and for names, all branches and tags. One git program nearly always.
     pub(crate) async fn fetch(
@@ -155,12 +163,11 @@ impl<'a> LockedMirror<'a> {
         let everything = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
         let mut refspecs: Vec<String> = everything.map(str::to_owned).into();
         refspecs.extend(wanted.refspec());
-        match self.git(&refspecs, Tags::Named, progress).await {
+        match self.all(&refspecs, progress).await {
             Ok(()) => {}
             Err(SourceError::RefMissing { .. }) if refspecs.len() > everything.len() => {
                 // Git fetched nothing then; what exists is worth another round on the way to an error.
-                self.git(&refspecs[..everything.len()], Tags::Named, progress)
-                    .await?;
+                self.all(&refspecs[..everything.len()], progress).await?;
                 return Err(self.missing(wanted).await?);
             }
             Err(other) => return Err(other),
@@ -171,7 +178,7 @@ impl<'a> LockedMirror<'a> {
         if let Wanted::Commit { id, .. } = wanted
             && exactly
         {
-            match self.git(&[exact(id)], Tags::Named, progress).await {
+            match self.all(&[exact(id)], progress).await {
                 Ok(()) => {}
                 Err(SourceError::RefMissing { .. }) => return Err(self.missing(wanted).await?),
                 Err(other) => return Err(other),
@@ -184,7 +191,8 @@ impl<'a> LockedMirror<'a> {
     }
 
     /// Brings what is wanted alone, with the tags on the way to it, from where that costs less than everything: a commit of a
-    /// server's, and where history is cut off anything. `None`, or that it is missing, where that is not the way.
+    /// server's, and where history is cut off anything. `None`, or that it is missing, where that is not the way: also where a
+    /// name of the server's has no room beside one that it does not have any more, which only pruning everything takes.
     async fn fetch_only(
         &self,
         wanted: &Wanted,
@@ -193,13 +201,18 @@ impl<'a> LockedMirror<'a> {
         let cut_off = self.origin.depth().is_some();
         match wanted {
             Wanted::Commit { id, .. } if self.origin.remote.is_some() => {
-                self.git(&[exact(id)], Tags::Followed, progress).await?;
-                self.find(wanted).await
+                self.forget_stale_tags(progress).await?;
+                match self.git(&[exact(id)], Tags::Followed, progress).await? {
+                    Outcome::Brought => self.find(wanted).await,
+                    Outcome::NoRoom(_) => Ok(None),
+                }
             }
             Wanted::Default if cut_off => {
                 let head: Vec<String> = wanted.refspec().into_iter().collect();
-                self.git(&head, Tags::Followed, progress).await?;
-                self.find(wanted).await
+                match self.git(&head, Tags::Followed, progress).await? {
+                    Outcome::Brought => self.find(wanted).await,
+                    Outcome::NoRoom(_) => Ok(None),
+                }
             }
             Wanted::Name(name) if cut_off => {
                 for full in refs::candidates(name) {
@@ -211,7 +224,10 @@ impl<'a> LockedMirror<'a> {
                     let refspec = [format!("+{full}:{own}")];
                     match self.git(&refspec, Tags::Followed, progress).await {
                         // The name may be of an older branch in the mirror, so only what came now is looked at.
-                        Ok(()) => return self.find_reference(own, name.clone()).await,
+                        Ok(Outcome::Brought) => {
+                            return self.find_reference(own, name.clone()).await;
+                        }
+                        Ok(Outcome::NoRoom(_)) => return Ok(None),
                         Err(SourceError::RefMissing { .. }) => {}
                         Err(other) => return Err(other),
                     }
@@ -239,7 +255,7 @@ impl<'a> LockedMirror<'a> {
     }
 
     /// Work on the mirror's files. The lock goes with it: when the caller goes away, the work goes on to its end.
-    async fn at_work<T, F>(&self, work: F) -> Result<T, SourceError>
+    pub(crate) async fn at_work<T, F>(&self, work: F) -> Result<T, SourceError>
     where
         T: Send + 'static,
         F: FnOnce(&Path, &Origin) -> Result<T, SourceError> + Send + 'static,
@@ -262,9 +278,68 @@ impl<'a> LockedMirror<'a> {
         refspecs: &[String],
         tags: Tags,
         progress: &Progress,
-    ) -> Result<(), SourceError> {
+    ) -> Result<Outcome, SourceError> {
         let what = What { refspecs, tags };
-        git::fetch(&self.path, self.origin, self.paths, what, progress).await
+        match git::fetch(&self.path, self.origin, self.paths, what, progress).await {
+            // A server can say what git would say, so its words prove nothing.
+            Err(SourceError::Corrupt { location, detail })
+                if self.origin.is_elsewhere() && !git::is_damaged(&self.path).await =>
+            {
+                Err(SourceError::Git { location, detail })
+            }
+            other => other,
+        }
+    }
+
+    /// Takes the tags away that the server has no longer, or elsewhere: git follows tags, but never one that is there. Those
+    /// on the way to what is fetched come again. By a refspec of all tags they would bring the histories of all versions.
+    async fn forget_stale_tags(&self, progress: &Progress) -> Result<(), SourceError> {
+        let ours = self
+            .at_work(|path, origin| {
+                let repository = open_mirror(path, &origin.location)?;
+                refs::below(&repository, "refs/tags/", &origin.location)
+            })
+            .await?;
+        if ours.is_empty() {
+            return Ok(());
+        }
+        let theirs = git::tags(&self.path, self.origin, self.paths, progress).await?;
+        let stale: Vec<Vec<u8>> = ours
+            .into_iter()
+            .filter(|(name, id)| theirs.get(name) != Some(id))
+            .map(|(name, _)| name)
+            .collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        git::forget(&self.path, &stale).await
+    }
+
+    /// By refspecs that prune what is in the way. What still is can only be a reference that was fetched by its full name.
+    async fn all(&self, refspecs: &[String], progress: &Progress) -> Result<(), SourceError> {
+        if let Outcome::Brought = self.git(refspecs, Tags::Named, progress).await? {
+            return Ok(());
+        }
+        self.forget_full_names().await?;
+        match self.git(refspecs, Tags::Named, progress).await? {
+            Outcome::Brought => Ok(()),
+            Outcome::NoRoom(detail) => Err(SourceError::Git {
+                location: self.origin.location.clone(),
+                detail,
+            }),
+        }
+    }
+
+    /// Their commits stay: nothing takes what no reference leads to.
+    async fn forget_full_names(&self) -> Result<(), SourceError> {
+        let names = self
+            .at_work(|path, origin| {
+                let repository = open_mirror(path, &origin.location)?;
+                let all = refs::below(&repository, FULL_NAMES, &origin.location)?;
+                Ok(all.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+            })
+            .await?;
+        git::forget(&self.path, &names).await
     }
 
     /// What is wanted, if the mirror has it.
@@ -290,9 +365,7 @@ impl<'a> LockedMirror<'a> {
     /// Makes the mirror if there is none, clears what a killed git left, and looks for damage.
     async fn make_ready(&self) -> Result<(), SourceError> {
         let new = self.paths.mirror_new(&self.origin.key);
-        let old = self.paths.mirror_old(&self.origin.key);
         self.at_work(move |path, origin| {
-            remove_all(&old)?;
             if !path.exists() {
                 return make(path, &new);
             }
@@ -336,17 +409,30 @@ impl<'a> LockedMirror<'a> {
         .await
     }
 
-    /// Takes a damaged mirror away; the next fetch makes a new one.
+    /// Puts a damaged mirror aside; the next fetch makes a new one. Jobs that run have its objects mounted and read what is
+    /// whole of them, so it is removed when nobody uses the repository: see [`crate::inventory`].
     pub(crate) async fn discard(&self) -> Result<(), SourceError> {
-        let old = self.paths.mirror_old(&self.origin.key);
-        self.at_work(move |path, _| {
-            remove_all(&old)?;
-            match fs::rename(path, &old) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(SourceError::io(path)(e)),
-                _ => remove_all(&old),
-            }
-        })
-        .await
+        let paths = self.paths.clone();
+        self.at_work(move |path, origin| put_aside(&paths, path, &origin.key))
+            .await
+    }
+}
+
+/// Renames a mirror, which may not be there, to a name that is free. The caller holds its lock alone.
+pub(crate) fn put_aside(
+    paths: &Paths,
+    mirror: &Path,
+    key: &RepositoryKey,
+) -> Result<(), SourceError> {
+    let Some(aside) = (0..)
+        .map(|number| paths.mirror_aside(key, number))
+        .find(|aside| !aside.exists())
+    else {
+        return Ok(());
+    };
+    match fs::rename(mirror, &aside) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(SourceError::io(mirror)(e)),
+        _ => Ok(()),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Small questions to a repository through libgit2, and what its errors mean.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use bryo_model::{CommitId, SubDir};
-use git2::{ErrorClass, ErrorCode, ObjectType, Oid, Repository};
+use git2::{ErrorCode, ObjectType, Oid, Repository};
 
 use crate::SourceError;
 
@@ -71,7 +72,8 @@ pub(crate) fn commit_id(oid: Oid, location: &str) -> Result<CommitId, SourceErro
     })
 }
 
-/// Refuses a sub-directory that the commit does not have.
+/// Refuses a sub-directory that the commit does not have. Where a submodule is on the way, its own commit decides: see
+/// [`crate::modules`].
 pub(crate) fn require_subdir(
     repository: &Repository,
     commit: &CommitId,
@@ -81,20 +83,48 @@ pub(crate) fn require_subdir(
     let Some(subdir) = subdir else {
         return Ok(());
     };
+    match find_dir(repository, commit, subdir.as_path(), location)? {
+        Found::Directory | Found::Submodule => Ok(()),
+        Found::Nothing => Err(SourceError::SubDirMissing {
+            subdir: subdir.clone(),
+            commit: commit.clone(),
+        }),
+    }
+}
+
+/// What a commit has at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Directory,
+    /// There, or on the way.
+    Submodule,
+    /// Or something else.
+    Nothing,
+}
+
+/// Looks for a directory in a commit; links are not followed.
+pub(crate) fn find_dir(
+    repository: &Repository,
+    commit: &CommitId,
+    path: &Path,
+    location: &str,
+) -> Result<Found, SourceError> {
     let damaged = |e: git2::Error| damaged(&e, location);
-    let missing = || SourceError::SubDirMissing {
-        subdir: subdir.clone(),
-        commit: commit.clone(),
-    };
     let oid = Oid::from_str(commit.as_str()).map_err(damaged)?;
-    let tree = repository
+    let mut tree = repository
         .find_commit(oid)
         .and_then(|c| c.tree())
         .map_err(damaged)?;
-    match tree.get_path(subdir.as_path()) {
-        Ok(entry) if entry.kind() == Some(ObjectType::Tree) => Ok(()),
-        Ok(_) => Err(missing()),
-        Err(e) if e.code() == ErrorCode::NotFound && e.class() != ErrorClass::Odb => Err(missing()),
-        Err(e) => Err(damaged(e)),
+    for name in path {
+        let found = tree.get_name_bytes(name.as_bytes());
+        let Some((kind, id)) = found.map(|entry| (entry.kind(), entry.id())) else {
+            return Ok(Found::Nothing);
+        };
+        match kind {
+            Some(ObjectType::Tree) => tree = repository.find_tree(id).map_err(damaged)?,
+            Some(ObjectType::Commit) => return Ok(Found::Submodule),
+            _ => return Ok(Found::Nothing),
+        }
     }
+    Ok(Found::Directory)
 }

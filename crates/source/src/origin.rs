@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use bryo_model::{GitUrl, Scheme};
 
+use crate::budget::Budget;
+use crate::credentials::Identity;
 use crate::limits::{ReachedLimit, SourceLimits};
 use crate::policy::SourcePolicy;
 use crate::{Absence, RepositoryKey, SourceError, git_failure};
@@ -35,6 +37,7 @@ pub(crate) struct Origin {
 pub(crate) struct Remote {
     pub(crate) url: GitUrl,
     pub(crate) policy: Arc<SourcePolicy>,
+    pub(crate) budget: Arc<Budget>,
 }
 
 /// Whose a local repository is.
@@ -48,7 +51,7 @@ pub(crate) enum Ownership {
 
 impl Origin {
     /// The address must have passed [`SourcePolicy::check`].
-    pub(crate) fn remote(url: &GitUrl, policy: &Arc<SourcePolicy>) -> Self {
+    pub(crate) fn remote(url: &GitUrl, policy: &Arc<SourcePolicy>, budget: &Arc<Budget>) -> Self {
         // A redirect from http to https is an improvement, the other way round is not.
         let protocols = match url.scheme() {
             Scheme::Https => "https",
@@ -67,15 +70,32 @@ impl Origin {
             remote: Some(Remote {
                 url: url.clone(),
                 policy: Arc::clone(policy),
+                budget: Arc::clone(budget),
             }),
         };
         origin.key = RepositoryKey::of_url(url, &policy.identity(url), origin.depth());
         origin
     }
 
-    /// The bounds of a fetch from there.
-    pub(crate) fn limits(&self) -> Option<SourceLimits> {
-        self.remote.as_ref().map(|remote| remote.policy.limits)
+    /// As whom it is fetched.
+    pub(crate) fn identity(&self) -> Identity {
+        self.remote.as_ref().map_or(Identity::Anonymous, |remote| {
+            remote.policy.identity(&remote.url)
+        })
+    }
+
+    /// Whether somebody else's words come from there.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.scheme().is_some_and(|scheme| scheme != Scheme::File)
+    }
+
+    fn scheme(&self) -> Option<Scheme> {
+        self.remote.as_ref().map(|remote| remote.url.scheme())
+    }
+
+    /// What is left for fetches from there.
+    pub(crate) fn budget(&self) -> Option<&Arc<Budget>> {
+        self.remote.as_ref().map(|remote| &remote.budget)
     }
 
     /// How many commits of history are fetched, where it is not all.
@@ -91,10 +111,10 @@ impl Origin {
             why,
         };
         let detail = || git_failure::detail(stderr);
-        let limit = |of: fn(SourceLimits) -> ReachedLimit| match self.limits() {
-            Some(limits) => SourceError::Limit {
+        let limit = |of: fn(&SourceLimits) -> ReachedLimit| match self.budget() {
+            Some(budget) => SourceError::Limit {
                 location: self.location.clone(),
-                limit: of(limits),
+                limit: of(budget.limits()),
             },
             None => SourceError::Git {
                 location: self.location.clone(),
@@ -102,6 +122,11 @@ impl Origin {
             },
         };
         match git_failure::classify(stderr) {
+            // Ssh passes on what the server's programs write, without a mark: it may be the server's disk.
+            GitFailure::DiskFull if self.scheme() == Some(Scheme::Ssh) => SourceError::Git {
+                location,
+                detail: detail(),
+            },
             GitFailure::DiskFull => SourceError::DiskFull {
                 path: self.location.clone().into(),
             },
@@ -122,7 +147,7 @@ impl Origin {
             },
             GitFailure::FileTooLarge => limit(|limits| ReachedLimit::Bytes(limits.bytes)),
             GitFailure::NoMemory => limit(|limits| ReachedLimit::Memory(limits.memory)),
-            GitFailure::Other => SourceError::Git {
+            GitFailure::NoRoom | GitFailure::Other => SourceError::Git {
                 location,
                 detail: detail(),
             },
@@ -144,8 +169,9 @@ mod tests {
 
     #[test]
     fn git_may_speak_what_the_address_says_and_nothing_else() {
-        let policy = Arc::default();
-        let protocols = |url: &str| Origin::remote(&url.parse().unwrap(), &policy).protocols;
+        let (policy, budget) = (Arc::default(), Budget::new(SourceLimits::default()));
+        let protocols =
+            |url: &str| Origin::remote(&url.parse().unwrap(), &policy, &budget).protocols;
         assert_eq!(protocols("https://h/x"), "https");
         assert_eq!(protocols("http://h/x"), "http:https");
         assert_eq!(protocols("ssh://git@h/x"), "ssh");

@@ -9,6 +9,12 @@ use sha2::{Digest, Sha256};
 
 use crate::credentials::Identity;
 
+/// Ends the name of a checkout with files in Git LFS.
+const LFS: &str = ".lfs";
+
+/// Ends the name of a mirror that is no longer one.
+const ASIDE: &str = ".old";
+
 /// The directory scheme below the cache's root.
 ///
 /// ```text
@@ -20,14 +26,17 @@ use crate::credentials::Identity;
 ///                                  dated with the last use
 ///     <key>/                       a bare repository
 ///       objects/                   bind-mounted read-only over a checkout's `.git/objects`
+///       lfs/objects/               objects of Git LFS, where a source was asked for with them
 ///       bryo-refs                  the mirror's refs as a checkout's `.git/packed-refs`; replaced by rename only
 ///       bryo-stamp                 local repositories: the state of the source's tags at the last fetch
 ///       bryo-fetching              present while git writes; found at a start, it tells that leftovers are to be removed
-///     <key>.new/, <key>.old/       a mirror being made, one being removed
+///     <key>.new/                   a mirror being made
+///     <key>.<number>.old/          a mirror that was damaged and that jobs may still have mounted, or one being removed
 ///   private/                       what git must be told and nobody else may know, where there is no better place
 ///     <pid>-<number>/              of one fetch; removed at its end
 ///   checkouts/
-///     <key>/<commit>/
+///     <key>/<commit>/              with pointers where the repository has pointers of Git LFS
+///     <key>/<commit>.lfs/          the same with the files themselves
 ///       lock                       flock: exclusive to make or remove it, shared while a job uses it; dated with the
 ///                                  last use
 ///       tree/                      the work tree with its `.git`; never changed once `ready` is there
@@ -159,14 +168,36 @@ impl Paths {
         self.mirrors().join(format!("{key}.new"))
     }
 
-    pub(crate) fn mirror_old(&self, key: &RepositoryKey) -> PathBuf {
-        self.mirrors().join(format!("{key}.old"))
+    /// Where a mirror is put aside: there may be several.
+    pub(crate) fn mirror_aside(&self, key: &RepositoryKey, number: usize) -> PathBuf {
+        self.mirrors().join(format!("{key}.{number}{ASIDE}"))
+    }
+
+    /// Whether a name in the directory of all mirrors is of one that was put aside, and whose it was.
+    pub(crate) fn aside_of(name: &str) -> Option<RepositoryKey> {
+        let word = name.strip_suffix(ASIDE)?;
+        let key = match word.rsplit_once('.') {
+            Some((key, number)) if number.bytes().all(|b| b.is_ascii_digit()) => key,
+            _ => word,
+        };
+        (!key.is_empty()).then(|| RepositoryKey::named(key))
     }
 
     /// The directory of one checkout: its tree, its marker and its lock.
     #[must_use]
     pub fn checkout(&self, key: &RepositoryKey, commit: &CommitId) -> PathBuf {
         self.checkouts().join(&key.0).join(commit.as_str())
+    }
+
+    /// That of the checkout that has its files in Git LFS.
+    pub(crate) fn checkout_lfs(&self, key: &RepositoryKey, commit: &CommitId) -> PathBuf {
+        self.checkouts().join(&key.0).join(format!("{commit}{LFS}"))
+    }
+
+    /// What the name of a checkout's directory means: a commit, and whether it is the one with files in Git LFS.
+    pub(crate) fn checkout_of(name: &str) -> Option<(CommitId, bool)> {
+        let commit = name.strip_suffix(LFS);
+        Some((commit.unwrap_or(name).parse().ok()?, commit.is_some()))
     }
 }
 

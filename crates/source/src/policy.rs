@@ -16,6 +16,7 @@ use glob::{MatchOptions, Pattern};
 
 use crate::credentials::{CredentialRule, Identity, choose};
 use crate::limits::SourceLimits;
+use crate::origin::Origin;
 use crate::reach::{Closed, closed};
 
 /// What git may fetch from, as whom, and how much.
@@ -34,12 +35,16 @@ pub struct SourcePolicy {
     /// Where no credential is for an address: whether git gets those of the user that Bryo runs as: the ssh agent and
     /// `~/.ssh`, `~/.netrc`, `GIT_ASKPASS`.
     pub own_credentials: bool,
+    /// Servers that a submodule gets credentials for although its repository is on another one.
+    pub submodule_credentials: Vec<HostRule>,
     /// Certificates that https servers are believed with, one PEM file.
     pub ca_bundle: Option<PathBuf>,
     /// Bounds of a fetch.
     pub limits: SourceLimits,
     /// How many commits of history are fetched; all where it is `None`.
     pub depth: Option<u32>,
+    /// Whether files in Git LFS are brought; otherwise their pointers stay.
+    pub lfs: bool,
     /// Where files are that only git may read, for as long as one fetch: best in memory, and nobody else's.
     pub private: Option<PathBuf>,
 }
@@ -54,9 +59,11 @@ impl Default for SourcePolicy {
             reach: Vec::new(),
             credentials: Vec::new(),
             own_credentials: false,
+            submodule_credentials: Vec::new(),
             ca_bundle: None,
             limits: SourceLimits::default(),
             depth: None,
+            lfs: false,
             private: None,
         }
     }
@@ -177,15 +184,26 @@ impl SourcePolicy {
     ///
     /// Why it may not be fetched from.
     pub fn check(&self, url: &GitUrl) -> Result<(), Refusal> {
-        if !self.protocols.contains(&url.scheme()) {
-            return Err(Refusal::Scheme(url.scheme()));
+        match (url.host(), url.port()) {
+            (Some(host), Some(port)) => self.check_server(url.scheme(), &host, port),
+            _ if self.protocols.contains(&url.scheme()) => Ok(()),
+            _ => Err(Refusal::Scheme(url.scheme())),
         }
-        let (Some(host), Some(port)) = (url.host(), url.port()) else {
-            return Ok(());
-        };
-        self.check_name(&host, port)?;
+    }
+
+    /// The same, for a server that another one names.
+    pub(crate) fn check_server(
+        &self,
+        scheme: Scheme,
+        host: &str,
+        port: u16,
+    ) -> Result<(), Refusal> {
+        if !self.protocols.contains(&scheme) {
+            return Err(Refusal::Scheme(scheme));
+        }
+        self.check_name(host, port)?;
         match host.parse::<IpAddr>() {
-            Ok(address) => self.check_address(&host, SocketAddr::new(address, port)),
+            Ok(address) => self.check_address(host, SocketAddr::new(address, port)),
             Err(_) => Ok(()),
         }
     }
@@ -273,6 +291,47 @@ impl SourcePolicy {
     /// The credential for this address.
     pub(crate) fn credential(&self, url: &GitUrl) -> Option<&CredentialRule> {
         choose(&self.credentials, url)
+    }
+
+    /// Whether a submodule gets the credential for this address wherever its repository is.
+    pub(crate) fn is_open_to_submodules(&self, url: &GitUrl) -> bool {
+        let (Some(host), Some(port)) = (url.host(), url.port()) else {
+            return false;
+        };
+        let literal = host.parse::<IpAddr>().ok();
+        self.submodule_credentials.iter().any(|rule| {
+            let contains = |to| rule.contains(SocketAddr::new(to, port));
+            rule.names(&canonical(&host), port) || literal.is_some_and(contains)
+        })
+    }
+
+    /// Whether a fetch from there would have a credential if it were not withheld.
+    pub(crate) fn has_credential(&self, origin: &Origin) -> bool {
+        origin
+            .remote
+            .as_ref()
+            .is_some_and(|remote| self.identity(&remote.url) != Identity::Anonymous)
+    }
+
+    /// The same policy for what is fetched as nobody.
+    pub(crate) fn without_credentials(&self) -> Self {
+        Self {
+            credentials: Vec::new(),
+            own_credentials: false,
+            ..self.clone()
+        }
+    }
+
+    /// All that decides as whom a submodule is fetched, in words.
+    pub(crate) fn access(&self) -> String {
+        let mut text = format!("own {}", self.own_credentials);
+        for rule in &self.credentials {
+            text.push_str(&format!("; {} for {}", rule.name, rule.url));
+        }
+        for rule in &self.submodule_credentials {
+            text.push_str(&format!("; submodules of {rule}"));
+        }
+        text
     }
 
     /// As whom this address is fetched from.

@@ -1,10 +1,10 @@
 //! A directory for what git must be told and nobody else may know, for as long as one fetch.
 //!
 //! It is 0700 and goes when it is dropped. A process that is killed leaves its own; whoever makes the next one removes
-//! it, for its lock is free.
+//! it, for its lock is free. The name proves nothing: two containers that share a cache have a process 7 each.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bryo_model::Secret;
 
 use crate::SourceError;
+use crate::checkout::is_gone;
 use crate::lock::{Access, Lock};
 
 /// Held while a directory is made or leftovers are looked for: in between nobody takes one for the other.
@@ -36,10 +37,24 @@ impl Private {
         directory(root, true)?;
         let all = Lock::acquire(&root.join(ALL), Access::Exclusive).await?;
         sweep(root)?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = root.join(format!("{}-{number}", std::process::id()));
-        directory(&path, false)?;
-        let lock = Lock::acquire(&path.join(ONE), Access::Exclusive).await?;
+        let (path, lock) = loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = root.join(format!("{}-{number}", std::process::id()));
+            match directory(&path, false) {
+                // Of another process 7.
+                Err(SourceError::Io { source, .. })
+                    if source.kind() == ErrorKind::AlreadyExists =>
+                {
+                    continue;
+                }
+                other => other?,
+            }
+            match Lock::acquire(&path.join(ONE), Access::Exclusive).await {
+                // The same one, on the way out with a directory of this name.
+                Err(error) if is_gone(&error) => {}
+                other => break (path, other?),
+            }
+        };
         drop(all);
         Ok(Self { path, _lock: lock })
     }
@@ -114,5 +129,25 @@ mod tests {
         let path = first.path().to_owned();
         drop(first);
         assert!(!path.exists() && second.path().exists());
+    }
+
+    #[tokio::test]
+    async fn the_names_of_another_with_the_same_process_id_are_left_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("private");
+        fs::create_dir_all(&root).unwrap();
+        // More than this process takes meanwhile in other tests; those that it took before are nobody's.
+        let next = NEXT.load(Ordering::Relaxed);
+        let theirs: Vec<_> = (next..next + 100)
+            .map(|number| {
+                let path = root.join(format!("{}-{number}", std::process::id()));
+                fs::create_dir(&path).unwrap();
+                let lock = Lock::try_acquire(&path.join(ONE), Access::Exclusive);
+                (path, lock.unwrap().unwrap())
+            })
+            .collect();
+        let ours = Private::make(&root).await.unwrap();
+        assert!(theirs.iter().all(|(path, _)| path != ours.path()));
+        assert!(theirs.iter().all(|(path, _)| path.join(ONE).exists()));
     }
 }

@@ -3,12 +3,16 @@
 //! With a proxy it is the proxy that resolves and connects: what it lets through is for whoever runs it to say. Names are
 //! checked before; addresses cannot be.
 
-use bryo_model::{GitUrl, Scheme};
+use bryo_model::Scheme;
 
 /// What the environment says, as curl reads it for this address. `None` means: no proxy.
-pub(crate) fn proxy_for(url: &GitUrl, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+pub(crate) fn proxy_for(
+    scheme: Scheme,
+    host: &str,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<String> {
     // The variable HTTP_PROXY could be a header of a CGI request; nobody reads it.
-    let names: &[&str] = match url.scheme() {
+    let names: &[&str] = match scheme {
         Scheme::Https => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
         Scheme::Http => &["http_proxy", "all_proxy", "ALL_PROXY"],
         Scheme::Ssh | Scheme::File => return None,
@@ -16,8 +20,7 @@ pub(crate) fn proxy_for(url: &GitUrl, variable: impl Fn(&str) -> Option<String>)
     let said = |name: &&str| variable(name).filter(|value| !value.is_empty());
     let proxy = names.iter().find_map(said)?;
     let excepted = ["no_proxy", "NO_PROXY"].iter().find_map(said);
-    let host = url.host().unwrap_or_default();
-    let direct = excepted.is_some_and(|list| is_excepted(&list, &host));
+    let direct = excepted.is_some_and(|list| is_excepted(&list, host));
     (!direct).then_some(proxy)
 }
 
@@ -55,7 +58,8 @@ mod tests {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
         };
-        proxy_for(&url.parse().unwrap(), find)
+        let url: bryo_model::GitUrl = url.parse().unwrap();
+        proxy_for(url.scheme(), &url.host().unwrap(), find)
     }
 
     #[test]

@@ -70,6 +70,28 @@ pub(crate) fn check(repository: &Repository, location: &str) -> Result<(), Sourc
     Ok(())
 }
 
+/// The references of a mirror that begin so, each with the object that it names itself.
+///
+/// # Errors
+///
+/// When the references cannot be read.
+pub(crate) fn below(
+    repository: &Repository,
+    prefix: &str,
+    location: &str,
+) -> Result<Vec<(Vec<u8>, String)>, SourceError> {
+    let damaged = |e: git2::Error| damaged(&e, location);
+    let mut found = Vec::new();
+    let all = repository.references_glob(&format!("{prefix}*"));
+    for reference in all.map_err(damaged)? {
+        let reference = reference.map_err(damaged)?;
+        if let Some(id) = reference.target() {
+            found.push((reference.name_bytes().to_vec(), id.to_string()));
+        }
+    }
+    Ok(found)
+}
+
 /// "branches: main, dev; tags: v1", or that there is nothing.
 pub(crate) fn existing(repository: &Repository) -> String {
     let of_kind = |label: &str, prefix: &str| {

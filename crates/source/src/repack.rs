@@ -89,16 +89,11 @@ impl SourceCache {
 }
 
 fn program(mirror: &Path) -> Program {
-    let mut git = Program::new("git").dir(mirror);
-    for (name, value) in git::FIXED.iter().chain(&FRUGAL) {
+    let mut git = git::alone(mirror);
+    for (name, value) in FRUGAL {
         git = git.arg("-c").arg(format!("{name}={value}"));
     }
     git.arg("--git-dir=.")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_ATTR_NOSYSTEM", "1")
-        .env("GIT_NO_LAZY_FETCH", "1")
-        .env("LC_ALL", "C")
         .args(["repack", "-a", "-d", "--keep-unreachable", "--quiet"])
 }
 

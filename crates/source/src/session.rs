@@ -9,11 +9,12 @@ use bryo_model::{Scheme, Secret};
 
 use crate::activity::Activity;
 use crate::credentials::{Credential, CredentialRule, store_line};
-use crate::gateway::{Gateway, Trouble};
+use crate::gateway::Gateway;
 use crate::origin::{Origin, Ownership, Remote};
 use crate::private::Private;
 use crate::proxy::proxy_for;
-use crate::{Paths, SourceError, ssh};
+use crate::ssh::{self, Ssh};
+use crate::{Paths, SourceError};
 
 /// Of the user that Bryo runs as, for http.
 const OWN: [&str; 2] = ["HOME", "GIT_ASKPASS"];
@@ -26,8 +27,10 @@ pub(crate) struct Session {
     pub(crate) env: Vec<(&'static str, OsString)>,
     pub(crate) activity: Arc<Activity>,
     gateway: Option<Gateway>,
-    /// What git was told and must not come back in a message.
-    secret: Option<Secret>,
+    /// User and password for http. What git was told must not come back in a message.
+    pub(crate) basic: Option<(String, Secret)>,
+    /// How ssh is started, where it is.
+    pub(crate) ssh: Option<Ssh>,
     /// Gone with the session.
     private: Option<Private>,
 }
@@ -43,7 +46,8 @@ impl Session {
             env: Vec::new(),
             activity: Arc::new(Activity::new()),
             gateway: None,
-            secret: None,
+            basic: None,
+            ssh: None,
             private: None,
         };
         let Some(remote) = &origin.remote else {
@@ -74,7 +78,7 @@ impl Session {
     }
 
     async fn by_ssh(&mut self, remote: &Remote, private: &Private) -> Result<(), SourceError> {
-        let Remote { url, policy } = remote;
+        let Remote { url, policy, .. } = remote;
         let rule = policy.credential(url);
         let ssh = match rule {
             None if policy.own_credentials => {
@@ -86,14 +90,20 @@ impl Session {
                 ssh::alone(policy, url, credential, private).await?
             }
         };
-        self.env.push(("GIT_SSH_COMMAND", ssh.command.into()));
+        self.env.push(("GIT_SSH_COMMAND", ssh.command().into()));
+        let agent = ssh.agent.clone();
         self.env
-            .extend(ssh.agent.map(|socket| ("SSH_AUTH_SOCK", socket)));
+            .extend(agent.map(|socket| ("SSH_AUTH_SOCK", socket)));
+        self.ssh = Some(ssh);
         Ok(())
     }
 
     async fn by_http(&mut self, remote: &Remote, private: &Private) -> Result<(), SourceError> {
-        let Remote { url, policy } = remote;
+        let Remote {
+            url,
+            policy,
+            budget,
+        } = remote;
         let mut config = Config::default();
         // An empty helper forgets those before it.
         config.section("credential").set("helper", "");
@@ -102,7 +112,7 @@ impl Session {
                 let (user, password) = password(remote, rule)?;
                 let line = store_line(url, user, &password);
                 let file = private.write("credentials", &line)?;
-                self.secret = Some(password);
+                self.basic = Some((user.to_owned(), password));
                 let file = ssh::shell_quoted(&file.to_string_lossy());
                 config.set("helper", &format!("store --file={file}"));
             }
@@ -117,10 +127,11 @@ impl Session {
                 .iter()
                 .map(|bundle| ("GIT_SSL_CAINFO", bundle.into())),
         );
-        match proxy_for(url, |name| std::env::var(name).ok()) {
+        let host = url.host().unwrap_or_default();
+        match proxy_for(url.scheme(), &host, |name| std::env::var(name).ok()) {
             Some(proxy) => config.set("proxy", &proxy),
             None => {
-                let gateway = Gateway::open(policy, &self.activity)
+                let gateway = Gateway::open(policy, budget, &self.activity)
                     .await
                     .map_err(SourceError::io(Path::new("127.0.0.1")))?;
                 config.set("proxy", gateway.proxy().expose());
@@ -140,20 +151,26 @@ impl Session {
 
     /// What git wrote, without what nobody may read: a server may repeat a password in its refusal.
     pub(crate) fn masked(&self, stderr: &str) -> String {
-        match &self.secret {
-            Some(secret) => stderr.replace(secret.expose(), "***"),
+        match &self.basic {
+            Some((_, secret)) => stderr.replace(secret.expose(), "***"),
             None => stderr.to_owned(),
         }
     }
 
+    /// Whether everything that arrives is counted on its way.
+    pub(crate) fn counts(&self) -> bool {
+        self.gateway.is_some()
+    }
+
     /// Why git failed, if it was our doing.
     pub(crate) fn trouble(&self, origin: &Origin) -> Option<SourceError> {
-        let location = origin.location.clone();
-        Some(match self.gateway.as_ref()?.trouble()? {
-            Trouble::Refused(why) => SourceError::Refused { location, why },
-            Trouble::Reached(limit) => SourceError::Limit { location, limit },
-            Trouble::Unreachable(detail) => SourceError::Unreachable { location, detail },
-        })
+        let trouble = self.gateway.as_ref()?.trouble()?;
+        Some(trouble.told(origin.location.clone()))
+    }
+
+    /// The way out, for another client than git.
+    pub(crate) fn take_gateway(&mut self) -> Option<Gateway> {
+        self.gateway.take()
     }
 }
 

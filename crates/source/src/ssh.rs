@@ -61,10 +61,21 @@ struct Route {
 /// How ssh is started.
 #[derive(Debug)]
 pub(crate) struct Ssh {
-    /// `GIT_SSH_COMMAND`, which a shell reads.
-    pub(crate) command: String,
+    /// Before the host.
+    pub(crate) args: Vec<String>,
     /// `SSH_AUTH_SOCK`.
     pub(crate) agent: Option<std::ffi::OsString>,
+}
+
+impl Ssh {
+    /// `GIT_SSH_COMMAND`, which a shell reads.
+    pub(crate) fn command(&self) -> String {
+        let mut command = "ssh".to_owned();
+        for arg in &self.args {
+            let _ = write!(command, " {}", shell_quoted(arg));
+        }
+        command
+    }
 }
 
 /// As the user that Bryo runs as.
@@ -95,20 +106,16 @@ pub(crate) async fn own(policy: &SourcePolicy, url: &GitUrl) -> Result<Ssh, Sour
     if let Some(alias) = find("hostkeyalias") {
         alias.clone_into(&mut route.alias);
     }
-    let mut command = "ssh".to_owned();
-    for (name, value) in ALWAYS {
-        let _ = write!(command, " -o{name}={value}");
-    }
+    let mut args: Vec<String> = ALWAYS
+        .iter()
+        .map(|(name, value)| format!("-o{name}={value}"))
+        .collect();
     if let Some(address) = route.address {
-        let _ = write!(command, " -oHostName={}", address.ip());
-        let _ = write!(
-            command,
-            " {}",
-            shell_quoted(&format!("-oHostKeyAlias={}", route.alias))
-        );
+        args.push(format!("-oHostName={}", address.ip()));
+        args.push(format!("-oHostKeyAlias={}", route.alias));
     }
     Ok(Ssh {
-        command,
+        args,
         agent: std::env::var_os("SSH_AUTH_SOCK"),
     })
 }
@@ -175,7 +182,7 @@ pub(crate) async fn alone(
     }
     let file = private.write("ssh_config", &Secret::new(text))?;
     Ok(Ssh {
-        command: format!("ssh -F {}", shell_quoted(&file.to_string_lossy())),
+        args: vec!["-F".to_owned(), file.to_string_lossy().into_owned()],
         agent,
     })
 }

@@ -1,12 +1,17 @@
-//! s3s-fs, with the three things it lacks: entity tags in lists, `NoSuchBucket` for a put, and `NoSuchUpload` for an
-//! upload that has ended.
+//! s3s-fs, with the four things it lacks: entity tags in lists, `NoSuchBucket` for a put, `NoSuchUpload` for an upload
+//! that has ended, and a list of those that have not.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::SystemTime;
 
 use s3s::dto::{
     AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
     CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
     DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, GetObjectInput,
-    GetObjectOutput, HeadBucketInput, HeadObjectInput, HeadObjectOutput, ListObjectsV2Input,
-    ListObjectsV2Output, PutObjectInput, PutObjectOutput, UploadPartInput, UploadPartOutput,
+    GetObjectOutput, HeadBucketInput, HeadObjectInput, HeadObjectOutput, ListMultipartUploadsInput,
+    ListMultipartUploadsOutput, ListObjectsV2Input, ListObjectsV2Output, MultipartUpload,
+    PutObjectInput, PutObjectOutput, StorageClass, UploadPartInput, UploadPartOutput,
 };
 use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
@@ -14,8 +19,20 @@ use s3s_fs::FileSystem;
 use crate::fault::Conditions;
 
 pub(crate) struct Files {
-    pub(crate) system: FileSystem,
-    pub(crate) conditions: Conditions,
+    system: FileSystem,
+    conditions: Conditions,
+    /// The keys of uploads that have begun and not ended, by id.
+    uploads: Mutex<BTreeMap<String, String>>,
+}
+
+impl Files {
+    pub(crate) fn new(system: FileSystem, conditions: Conditions) -> Self {
+        Self {
+            system,
+            conditions,
+            uploads: Mutex::default(),
+        }
+    }
 }
 
 /// Each of these operations is that of s3s-fs.
@@ -49,10 +66,59 @@ macro_rules! handed_on {
                 &self,
                 req: S3Request<CompleteMultipartUploadInput>,
             ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-                self.system.complete_multipart_upload(req).await.map_err(|error| match error.code() {
+                let id = req.input.upload_id.clone();
+                let done = self.system.complete_multipart_upload(req).await;
+                self.uploads.lock().unwrap().remove(&id);
+                done.map_err(|error| match error.code() {
                     S3ErrorCode::AccessDenied => s3_error!(NoSuchUpload),
                     _ => error,
                 })
+            }
+
+            async fn create_multipart_upload(
+                &self,
+                req: S3Request<CreateMultipartUploadInput>,
+            ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+                let key = req.input.key.clone();
+                let begun = self.system.create_multipart_upload(req).await?;
+                let id = begun.output.upload_id.clone().unwrap_or_default();
+                self.uploads.lock().unwrap().insert(id, key);
+                Ok(begun)
+            }
+
+            async fn abort_multipart_upload(
+                &self,
+                req: S3Request<AbortMultipartUploadInput>,
+            ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+                let id = req.input.upload_id.clone();
+                let given_up = self.system.abort_multipart_upload(req).await?;
+                self.uploads.lock().unwrap().remove(&id);
+                Ok(given_up)
+            }
+
+            async fn list_multipart_uploads(
+                &self,
+                req: S3Request<ListMultipartUploadsInput>,
+            ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+                let ListMultipartUploadsInput { bucket, prefix, .. } = req.input;
+                let inside = prefix.clone().unwrap_or_default();
+                let uploads = self.uploads.lock().unwrap();
+                let uploads = uploads.iter().filter(|(_, key)| key.starts_with(&inside));
+                let uploads = uploads.map(|(id, key)| MultipartUpload {
+                    key: Some(key.clone()),
+                    upload_id: Some(id.clone()),
+                    // Clients insist on these.
+                    initiated: Some(SystemTime::UNIX_EPOCH.into()),
+                    storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
+                    ..Default::default()
+                });
+                Ok(S3Response::new(ListMultipartUploadsOutput {
+                    bucket: Some(bucket),
+                    prefix,
+                    is_truncated: Some(false),
+                    uploads: Some(uploads.collect()),
+                    ..Default::default()
+                }))
             }
 
             async fn list_objects_v2(
@@ -81,9 +147,7 @@ handed_on! {
     head_object: HeadObjectInput => HeadObjectOutput;
     delete_object: DeleteObjectInput => DeleteObjectOutput;
     delete_objects: DeleteObjectsInput => DeleteObjectsOutput;
-    create_multipart_upload: CreateMultipartUploadInput => CreateMultipartUploadOutput;
     upload_part: UploadPartInput => UploadPartOutput;
-    abort_multipart_upload: AbortMultipartUploadInput => AbortMultipartUploadOutput;
 }
 
 fn another<A, B>(req: &S3Request<A>, input: B) -> S3Request<B> {

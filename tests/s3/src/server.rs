@@ -97,10 +97,8 @@ impl Server {
             .unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let mut builder = S3ServiceBuilder::new(Files {
-            system: s3s_fs::FileSystem::new(&objects).unwrap(),
-            conditions,
-        });
+        let system = s3s_fs::FileSystem::new(&objects).unwrap();
+        let mut builder = S3ServiceBuilder::new(Files::new(system, conditions));
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let faults = Faults::default();
         let authority = tls.as_ref().map(|(_, pem)| {

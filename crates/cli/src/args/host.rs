@@ -98,6 +98,10 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..), help_heading = SOURCE)]
     source_depth: Option<u32>,
 
+    /// Fetch the files that a source keeps in Git LFS [env: BRYO_SOURCE_LFS]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true, help_heading = SOURCE)]
+    lfs: Option<bool>,
+
     /// Where mirrors, checkouts and images are kept [default: $XDG_CACHE_HOME/bryo] [env: BRYO_CACHE_DIR]
     #[arg(long, value_name = "DIR", help_heading = HOST)]
     cache_dir: Option<PathBuf>,
@@ -177,6 +181,7 @@ impl HostArgs {
                 self.source_ca_bundle.as_deref(),
             )
             .say(&config::SOURCE_DEPTH, "--source-depth", self.source_depth)
+            .say(&config::SOURCE_LFS, "--lfs", self.lfs)
             .path(&config::CACHE, "--cache-dir", self.cache_dir.as_deref())
             .path(&config::WORK, "--work-dir", self.work_dir.as_deref())
     }

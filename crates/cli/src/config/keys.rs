@@ -212,8 +212,10 @@ keys! {
     SOURCE_DENIED_HOSTS = Key::new("source.denied-hosts", Kind::Hosts, Is("")).variable("BRYO_SOURCE_DENIED_HOSTS");
     SOURCE_REACH = Key::new("source.reach", Kind::Destinations, Is("")).variable("BRYO_SOURCE_REACH");
     SOURCE_OWN_CREDENTIALS = Key::new("source.own-credentials", Kind::Flag, Found("true for bryo run, false for bryo agent")).variable("BRYO_OWN_CREDENTIALS");
+    SOURCE_SUBMODULE_CREDENTIALS = Key::new("source.submodule-credentials", Kind::Hosts, Is(""));
     SOURCE_CA_BUNDLE = Key::new("source.ca-bundle", Kind::Path, Found("the system's")).variable("BRYO_SOURCE_CA_BUNDLE");
     SOURCE_DEPTH = Key::new("source.depth", Kind::Small, Absent).variable("BRYO_SOURCE_DEPTH");
+    SOURCE_LFS = Key::new("source.lfs", Kind::Flag, Is("false")).variable("BRYO_SOURCE_LFS");
     SOURCE_TIMEOUT = Key::new("source.timeout", Kind::Time, Is("1h"));
     SOURCE_STALL = Key::new("source.stall", Kind::Time, Is("2m"));
     SOURCE_BYTES = Key::new("source.bytes", Kind::Size, Is("8g"));

@@ -487,7 +487,7 @@ fn what_is_shown_is_a_configuration_again_without_its_secrets() {
     assert_eq!(json["agent.drain"]["origin"], "default");
 }
 
-const CREDENTIALS: &str = "[source]\nprotocols = ['https', 'http']\nreach = ['127.0.0.1:3000']\nallowed-hosts = ['*.example.org']\n\
+const CREDENTIALS: &str = "[source]\nlfs = true\nprotocols = ['https', 'http']\nreach = ['127.0.0.1:3000']\nallowed-hosts = ['*.example.org']\n\
     [source.credentials.token]\nurl = 'https://git.example.org/org'\nuser = 'ana'\ntoken-file = 'token'\n\
     [source.credentials.unit]\nurl = 'https://git.example.org'\ntoken-credential = 'git'\n\
     [source.credentials.variable]\nurl = 'http://git.example.org'\ntoken-env = 'GIT_TOKEN'\n\
@@ -508,7 +508,7 @@ fn credentials_for_sources_in_each_way() {
     use bryo_source::{Credential, SecretRef};
     let config = with_credentials(CREDENTIALS).read().unwrap();
     let policy = &config.engine.source;
-    assert!(!policy.own_credentials);
+    assert!(!policy.own_credentials && policy.lfs);
     assert_eq!(policy.protocols.len(), 2);
     let kinds = policy.credentials.iter().map(|rule| {
         let (kind, secret) = match &rule.credential {
@@ -608,7 +608,7 @@ fn one_job_learns_of_a_credential_only_when_it_needs_it() {
         (&reader.problems[..], &reader.notes[..]),
         (&[][..], &[][..])
     );
-    assert!(settings.source.own_credentials);
+    assert!(settings.source.own_credentials && !settings.source.lfs);
     let bryo_source::Credential::Password { password, .. } =
         &settings.source.credentials[0].credential
     else {

@@ -1,12 +1,8 @@
 //! What is asked of a store, each thing as one function.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use jiff::fmt::rfc2822;
 use reqwest::header::{
-    CACHE_CONTROL, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
-    LAST_MODIFIED,
+    CACHE_CONTROL, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
 };
 use s3::command::{Command, Multipart};
 use s3::serde_types::{
@@ -39,8 +35,6 @@ pub(crate) struct Read {
     pub(crate) bytes: Bytes,
     /// As the store says it, with quotes.
     pub(crate) etag: Option<String>,
-    /// How long it had been as it is, by the store's own clock.
-    pub(crate) age: Option<Duration>,
 }
 
 /// What must be so for an object to be put.
@@ -79,7 +73,6 @@ impl Client {
         match self.ask(&ask).await {
             Ok(answer) => Ok(Some(Read {
                 etag: text(&answer.headers, &ETAG),
-                age: age(&answer.headers),
                 bytes: answer.body,
             })),
             Err(trouble) if trouble.is_missing() => Ok(None),
@@ -370,14 +363,6 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     (!value.is_empty()).then(|| value.to_owned())
 }
 
-/// Both times are the store's: its clock need not be ours.
-fn age(headers: &HeaderMap) -> Option<Duration> {
-    let time = |name| rfc2822::parse(&text(headers, name)?).ok();
-    let (now, then) = (time(&DATE)?, time(&LAST_MODIFIED)?);
-    let seconds = now.timestamp().as_second() - then.timestamp().as_second();
-    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
-}
-
 fn extra(headers: &Headers) -> HeaderMap {
     let mut map = HeaderMap::new();
     if let Some(value) = &headers.cache_control
@@ -386,31 +371,4 @@ fn extra(headers: &Headers) -> HeaderMap {
         map.insert(CACHE_CONTROL, value);
     }
     map
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_age_is_by_the_clock_of_the_store() {
-        let headers = |now: &str, then: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(DATE, now.parse().unwrap());
-            headers.insert(LAST_MODIFIED, then.parse().unwrap());
-            headers
-        };
-        let told = age(&headers(
-            "Wed, 01 Jan 2020 00:01:05 GMT",
-            "Wed, 01 Jan 2020 00:00:00 GMT",
-        ));
-        assert_eq!(told, Some(Duration::from_secs(65)));
-        let odd = age(&headers(
-            "Wed, 01 Jan 2020 00:00:00 GMT",
-            "Wed, 01 Jan 2020 00:00:01 GMT",
-        ));
-        assert_eq!(odd, Some(Duration::ZERO));
-        assert_eq!(age(&headers("today", "yesterday")), None);
-        assert_eq!(age(&HeaderMap::new()), None);
-    }
 }

@@ -20,6 +20,7 @@ use s3::{Bucket, Region};
 use tokio::sync::Semaphore;
 
 use super::fault::{StoreFault, Trouble};
+use super::fence::Fence;
 use super::settings::{Retry, S3Settings, S3Tuning};
 use crate::DepotError;
 
@@ -83,7 +84,8 @@ impl Answer {
     }
 }
 
-/// A bucket, and the way to it.
+/// A bucket, and the way to it. Clones share connections and the bound on requests.
+#[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
     bucket: Bucket,
@@ -91,7 +93,9 @@ pub(crate) struct Client {
     requests: Arc<Semaphore>,
     timeout: Duration,
     /// Whether the store has said that it knows no conditions for a put.
-    unconditional: AtomicBool,
+    unconditional: Arc<AtomicBool>,
+    /// Outside of which nothing is asked.
+    fence: Option<Arc<Fence>>,
 }
 
 impl Client {
@@ -120,7 +124,9 @@ impl Client {
             .connect_timeout(tuning.connect_timeout)
             .pool_max_idle_per_host(settings.parallel)
             .pool_idle_timeout(Duration::from_secs(20))
-            .tcp_nodelay(true);
+            .tcp_nodelay(true)
+            // What was handed to the kernel before a request was dropped must not be sent much later.
+            .tcp_user_timeout(tuning.lease / 4);
         if let Some(path) = &settings.ca_bundle {
             let pem = std::fs::read(path)
                 .map_err(|e| DepotError::io("read the certificates in", path, e))?;
@@ -143,8 +149,32 @@ impl Client {
             retry: tuning.retry,
             requests: Arc::new(Semaphore::new(settings.parallel.max(1))),
             timeout: tuning.request_timeout,
-            unconditional: AtomicBool::new(false),
+            unconditional: Arc::new(AtomicBool::new(false)),
+            fence: None,
         })
+    }
+
+    /// The same, asking only while `fence` is open.
+    pub(crate) fn within(&self, fence: Arc<Fence>) -> Self {
+        Self {
+            fence: Some(fence),
+            ..self.clone()
+        }
+    }
+
+    /// The same, with requests that take no longer.
+    pub(crate) fn sooner(&self, timeout: Duration) -> Self {
+        Self {
+            timeout: self.timeout.min(timeout),
+            ..self.clone()
+        }
+    }
+
+    /// The same, that tries nothing again: for who asks again anyway.
+    pub(crate) fn once_each(&self) -> Self {
+        let mut client = self.clone();
+        client.retry.attempts = 1;
+        client
     }
 
     pub(crate) fn bucket_name(&self) -> String {
@@ -170,7 +200,14 @@ impl Client {
     pub(crate) async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, Trouble> {
         let mut failed = 0;
         loop {
-            let trouble = match self.once(ask).await {
+            let once = Box::pin(self.once(ask));
+            let asked = match &self.fence {
+                Some(fence) => fence.within(once).await,
+                None => Some(once.await),
+            };
+            // What the fence has cut off is no failure of the store's.
+            let Some(asked) = asked else { continue };
+            let trouble = match asked {
                 Ok(answer) => return Ok(answer),
                 Err(trouble) => trouble,
             };

@@ -8,8 +8,9 @@
 //!
 //! A store has no locks. What it has is one object for each version, the record, and this is done with it:
 //!
-//! - a record that says "publishing" is left alone for as long as its publication may go on (the lease), and one whose
-//!   publication says that it goes on is not touched;
+//! - a record that says "publishing" is left alone for as long as its publication may go on: it is watched for a lease, by
+//!   the watcher's own clock, and one that changes meanwhile is not touched;
+//! - whoever cannot say that it goes on changes nothing any more (`fence`), long before another one takes the version;
 //! - each write of it is conditional on what was read before (`If-Match`, `If-None-Match`), so that of two that begin at the
 //!   same moment one is refused;
 //! - a store that ignores conditions does not say so. Therefore the record is also read before each write and after the
@@ -28,6 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::api::{Condition, PutOutcome, Read};
 use super::client::Client;
+use super::fence::Fence;
 use super::headers::Headers;
 use super::prefix::Prefix;
 use super::record::{Found, Record, State};
@@ -42,9 +44,6 @@ const BEATS: u32 = 8;
 /// How long a publication that has failed may take to say so.
 const LETTING_GO: Duration = Duration::from_secs(10);
 
-/// Stores tell times in whole seconds.
-const SECOND: Duration = Duration::from_secs(1);
-
 /// When the last word was said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
@@ -56,7 +55,9 @@ pub(crate) enum Said {
 
 /// The record of one version, for one publication.
 pub(crate) struct Hold {
-    client: Arc<Client>,
+    /// Its requests take a part of a lease at most.
+    client: Client,
+    fence: Arc<Fence>,
     key: String,
     /// For messages.
     version: String,
@@ -79,19 +80,19 @@ impl Hold {
         lease: Duration,
     ) -> Result<(Self, Found), DepotError> {
         let mut hold = Self {
-            client: Arc::clone(client),
+            client: client.sooner(lease / 4),
+            fence: Arc::new(Fence::new(lease / 2)),
             key: prefix.record(),
             version: prefix.to_string(),
             lease,
             before: None,
             ours: Mutex::new(None),
         };
-        let since = Instant::now();
         hold.before = hold.read().await?;
+        // From when it was read: getting there may have taken long, and says nothing of it.
+        let since = Instant::now();
         let mut found = found(hold.before.as_ref());
-        let age = hold.before.as_ref().and_then(|read| read.age);
-        let age = age.unwrap_or_default().saturating_sub(SECOND);
-        while found.is_live() && age + since.elapsed() < lease {
+        while found.is_live() && since.elapsed() < lease {
             sleep(lease / BEATS).await;
             let read = hold.read().await?;
             let next = self::found(read.as_ref());
@@ -114,23 +115,33 @@ impl Hold {
         }
         let there = self.read().await?;
         // It is ours already if an earlier try had an answer that was lost.
-        if !found(there.as_ref()).is_of(&record.attempt) {
-            if bytes(there.as_ref()) != bytes(self.before.as_ref()) {
-                return Err(self.overtaken());
-            }
-            self.write(record, there.as_ref()).await?;
-            self.there(record).await?;
+        if !found(there.as_ref()).is_of(&record.attempt)
+            && bytes(there.as_ref()) != bytes(self.before.as_ref())
+        {
+            return Err(self.overtaken());
         }
+        let sent = Instant::now();
+        self.write(record, there.as_ref()).await?;
+        self.there(record).await?;
+        self.fence.said(sent);
         *ours = Some(record.clone());
         Ok(())
     }
 
-    /// Says that the publication goes on, until somebody else has the record. What a store does not take is said again.
+    /// Open while nobody else can have taken the version.
+    pub(crate) fn fence(&self) -> Arc<Fence> {
+        Arc::clone(&self.fence)
+    }
+
+    /// Says that the publication goes on, until somebody else has the record, or nothing was said for a lease. What a store
+    /// does not take is said again.
     pub(crate) async fn keep(&self) -> DepotError {
         loop {
             sleep(self.lease / BEATS).await;
-            if let Err(lost @ DepotError::Overtaken(_)) = self.say_again().await {
-                return lost;
+            match self.say_again().await {
+                Err(lost @ DepotError::Overtaken(_)) => return lost,
+                Err(error) if self.fence.silent_for() >= self.lease => return error,
+                Ok(()) | Err(_) => {}
             }
         }
     }
@@ -140,9 +151,13 @@ impl Hold {
         let Some(record) = &*ours else {
             return Ok(());
         };
-        let there = self.there(record).await?;
+        // A try that comes late must not be made again blindly: it could come after another one's record.
+        let client = self.client.once_each();
+        let there = self.there_by(&client, record).await?;
         let record = record.clone().again();
-        self.write(&record, Some(&there)).await?;
+        let sent = Instant::now();
+        self.write_by(&client, &record, Some(&there)).await?;
+        self.fence.said(sent);
         *ours = Some(record);
         Ok(())
     }
@@ -166,8 +181,9 @@ impl Hold {
         let there = self.there(record).await?;
         let record = record.clone().completed(headers);
         self.write(&record, Some(&there)).await?;
+        self.fence.said(since);
         *ours = Some(record);
-        Ok(if since.elapsed() < self.lease / 2 {
+        Ok(if self.fence.is_open() {
             Said::InTime
         } else {
             Said::Late
@@ -195,11 +211,10 @@ impl Hold {
             let there = self.read().await.ok()?;
             let next = match found(there.as_ref()) {
                 Found::Record(found) => match (found.attempt == record.attempt, found.state) {
-                    (true, State::Publishing) if !disturbed => Some(record.clone().failed()),
+                    (true, State::Publishing) if !disturbed => Some(found.failed()),
+                    (true, State::Publishing) => Some(found.mixed()),
                     // What we have put may have come after its last look.
-                    (true, State::Publishing) | (false, State::Complete) => {
-                        Some(record.clone().mixed())
-                    }
+                    (false, State::Complete) => Some(record.clone().mixed()),
                     // The last write was done, and only its answer was lost; or another one goes on, and looks later.
                     (true, State::Complete) | (false, State::Publishing) => None,
                 },
@@ -212,8 +227,18 @@ impl Hold {
 
     /// Our record is there, perhaps an earlier one of ours.
     async fn there(&self, record: &Record) -> Result<Read, DepotError> {
-        match self.read().await? {
-            Some(read) if found(Some(&read)).is_of(&record.attempt) => Ok(read),
+        self.there_by(&self.client, record).await
+    }
+
+    async fn there_by(&self, client: &Client, record: &Record) -> Result<Read, DepotError> {
+        match client.get(&self.key).await? {
+            // Once somebody could have taken it, another word than our last one may be a late one of ours over theirs.
+            Some(read)
+                if *read.bytes == *record.to_json()
+                    || self.fence.is_open() && found(Some(&read)).is_of(&record.attempt) =>
+            {
+                Ok(read)
+            }
             _ => Err(self.overtaken()),
         }
     }
@@ -233,19 +258,27 @@ impl Hold {
 
     /// Writes it in place of this one.
     async fn write(&self, record: &Record, over: Option<&Read>) -> Result<(), DepotError> {
+        self.write_by(&self.client, record, over).await
+    }
+
+    async fn write_by(
+        &self,
+        client: &Client,
+        record: &Record,
+        over: Option<&Read>,
+    ) -> Result<(), DepotError> {
         let content = Bytes::from(record.to_json());
         let condition = match over {
             None => Condition::Absent,
             Some(Read { etag, .. }) => etag.as_deref().map_or(Condition::Any, Condition::Tag),
         };
         let headers = headers();
-        let put = self
-            .client
+        let put = client
             .put_if(&self.key, &headers, &content, condition)
             .await?;
         if put == PutOutcome::Unmet {
             // Unless it is what we have put ourselves, with an answer that was lost.
-            let there = self.read().await?;
+            let there = client.get(&self.key).await?;
             if bytes(there.as_ref()) != Some(&content) {
                 return Err(self.overtaken());
             }

@@ -4,9 +4,10 @@
 //! the start page last; what is stale is deleted in the opposite order, pages first. A reader in between sees an old page
 //! with its old or its new assets, never a page whose assets are not there yet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::api::Listed;
+use super::others::Others;
 use super::prefix::Prefix;
 use crate::{DepotError, OutputTree, dir};
 
@@ -55,6 +56,10 @@ pub(crate) struct Plan {
     pub(crate) files: Vec<Planned>,
     /// In the order in which they are deleted.
     pub(crate) stale: Vec<String>,
+    /// What is there and was never Bryo's.
+    pub(crate) others: Others,
+    /// How many objects there are of each.
+    pub(crate) counts: BTreeMap<String, u64>,
 }
 
 /// Gives each file of `tree` its key.
@@ -82,13 +87,14 @@ pub(crate) fn keys(tree: &OutputTree, prefix: &Prefix) -> Result<Vec<Planned>, D
 }
 
 /// Compares the files with the objects that are there. `nested` are the versions inside this one's prefix: their objects
-/// are not ours.
+/// are not ours. `known` is what was never Bryo's; `None`: nothing is known, and whatever is not put again was not.
 pub(crate) fn compare(
     tree: &OutputTree,
     mut files: Vec<Planned>,
     objects: Vec<Listed>,
     prefix: &Prefix,
     nested: &[Prefix],
+    known: Option<&Others>,
 ) -> Result<Plan, DepotError> {
     let foreign: Vec<_> = nested.iter().map(|inner| (inner, inner.keys())).collect();
     let owner = |key: &str| foreign.iter().find(|(_, keys)| key.starts_with(keys));
@@ -111,13 +117,30 @@ pub(crate) fn compare(
             planned.there = etag;
         }
     }
-    let mut stale: Vec<_> = there.into_keys().collect();
     let inside = prefix.keys().len();
+    let (others, counts) = Others::among(
+        known,
+        there.keys().map(|key| within(key, inside)),
+        files.iter().map(|planned| within(&planned.key, inside)),
+    );
+    let mut stale: Vec<_> = there
+        .into_keys()
+        .filter(|key| !others.has(within(key, inside)))
+        .collect();
     stale.sort_by(|a, b| {
-        let phase = |key: &String| Phase::of(key.get(inside..).unwrap_or_default());
+        let phase = |key: &String| Phase::of(within(key, inside));
         phase(b).cmp(&phase(a)).then_with(|| a.cmp(b))
     });
-    Ok(Plan { files, stale })
+    Ok(Plan {
+        files,
+        stale,
+        others,
+        counts,
+    })
+}
+
+fn within(key: &str, inside: usize) -> &str {
+    key.get(inside..).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -195,7 +218,15 @@ mod tests {
             ("p/release/2.0/index.html", 1),
             ("p/release/2.0x", 1),
         ]);
-        let plan = compare(&tree, files, objects, &prefix, &nested).unwrap();
+        let plan = compare(
+            &tree,
+            files,
+            objects,
+            &prefix,
+            &nested,
+            Some(&Others::default()),
+        )
+        .unwrap();
         assert_eq!(
             plan.stale,
             [
@@ -215,7 +246,7 @@ mod tests {
         let prefix = Prefix::of("p", "release").unwrap();
         let nested = [Prefix::of("p", "release/2.0").unwrap()];
         let files = keys(&tree, &prefix).unwrap();
-        let refused = compare(&tree, files, Vec::new(), &prefix, &nested).unwrap_err();
+        let refused = compare(&tree, files, Vec::new(), &prefix, &nested, None).unwrap_err();
         assert!(matches!(refused, DepotError::Overlap { .. }), "{refused}");
     }
 }

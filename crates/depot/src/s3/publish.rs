@@ -11,6 +11,7 @@
 //! ([`Visible`]), and its record has the next publication repair it. No two publications of one version go on at a time
 //! (`hold`), and one is said to be complete only after a last look at all of it (`verify`).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -19,8 +20,10 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use super::api::{Kept, Listed};
+use super::client::Client;
 use super::depot::Inner;
 use super::hold::{Hold, Said};
+use super::others::{Others, told};
 use super::plan::{self, Phase, Planned};
 use super::prefix::Prefix;
 use super::record::{Found, Record};
@@ -49,8 +52,10 @@ pub struct Uploaded {
     pub removed: u64,
     /// Whether an earlier publication had failed half-way, which this one has repaired.
     pub repaired: bool,
-    /// Stale objects that could not be deleted, with the reason. The next publication tries again.
+    /// Stale objects that could not be deleted, with the reason: the next publication tries again.
     pub leftovers: Vec<String>,
+    /// What was there before Bryo published and is left alone: how many objects where, in 21 lines at most.
+    pub others: Vec<String>,
 }
 
 /// What readers may see of a version whose publication failed.
@@ -150,11 +155,10 @@ impl Publication {
         open: &Arc<Open>,
         reached: &Arc<Reached>,
     ) -> Result<Uploaded, DepotError> {
-        let client = &self.inner.client;
+        let client = &Arc::new(self.inner.client.within(hold.fence()));
         let repairs = found.is_half();
         if repairs {
             reached.set(Visible::Earlier);
-            self.forget_uploads().await;
         }
         let objects = self.objects().await?;
         let new = objects.is_empty() && *found == Found::Nothing;
@@ -162,22 +166,36 @@ impl Publication {
         let nested = self.nested().await?;
         let digest = self.inner.rules.digest();
         let same = new || found.headers() == Some(&*digest);
-        let mut plan = plan::compare(&self.tree, files, objects, &self.prefix, &nested)?;
+        let mut plan = plan::compare(
+            &self.tree,
+            files,
+            objects,
+            &self.prefix,
+            &nested,
+            found.others(),
+        )?;
         if !same {
             // An object with the right bytes may have the wrong headers: nothing is known of it.
             plan.files.iter_mut().for_each(|file| file.there = None);
         }
         let begun = Arc::new(Begun {
             hold: Arc::clone(hold),
-            record: Record::begin(&digest, same, self.tree.files(), self.tree.bytes()),
+            record: Record::begin(&digest, same, self.tree.files(), self.tree.bytes())
+                .beside(plan.others.clone()),
             done: OnceCell::new(),
             reached: Arc::clone(reached),
             new,
             repairs,
         });
 
+        // Where nothing is known of what is ours, uploads are nobody's to give up either.
+        if repairs && found.others().is_some() {
+            begun.take().await?;
+            self.forget_uploads(client, &plan.others).await;
+        }
         let mut counts = Counts::default();
-        self.put_all(plan.files, &begun, open, &mut counts).await?;
+        self.put_all(client, plan.files, &begun, open, &mut counts)
+            .await?;
         let unrecorded = !matches!(found, Found::Record(_)) || repairs;
         if !plan.stale.is_empty() || unrecorded {
             begun.touch(Phase::Start).await?;
@@ -185,6 +203,7 @@ impl Publication {
         let (put, unchanged) = (counts.put, counts.unchanged);
         let mut stale = plan.stale;
         let mut removed = stale.len();
+        let others = &plan.others;
         let mut kept = Vec::new();
         for round in 1.. {
             if begun.done.initialized() {
@@ -192,7 +211,7 @@ impl Publication {
                 reached.set(Visible::All);
                 kept.extend(client.delete(&stale).await?);
             }
-            let odd = self.odd(&counts.published, &kept).await?;
+            let odd = self.odd(&counts.published, others, &kept).await?;
             let Some(first) = odd.first() else { break };
             if round == ROUNDS {
                 return Err(DepotError::Disturbed {
@@ -206,10 +225,11 @@ impl Publication {
             let again;
             (again, stale) = counts.published.take(odd);
             removed += stale.len();
-            self.put_all(again, &begun, open, &mut counts).await?;
+            self.put_all(client, again, &begun, open, &mut counts)
+                .await?;
         }
         if hold.complete(&digest).await? == Said::Late
-            && !self.odd(&counts.published, &kept).await?.is_empty()
+            && !self.odd(&counts.published, others, &kept).await?.is_empty()
         {
             hold.take_back().await?;
         }
@@ -224,6 +244,7 @@ impl Publication {
                 .into_iter()
                 .map(|kept| format!("{}: {}", kept.key, kept.why))
                 .collect(),
+            others: told(&self.prefix.keys(), &plan.counts),
         })
     }
 
@@ -237,41 +258,74 @@ impl Publication {
     }
 
     /// Looks at everything once more: the keys of what is not as it was published.
-    async fn odd(&self, published: &Published, kept: &[Kept]) -> Result<Vec<String>, DepotError> {
+    async fn odd(
+        &self,
+        published: &Published,
+        others: &Others,
+        kept: &[Kept],
+    ) -> Result<Vec<String>, DepotError> {
         for look in 1..LOOKS {
-            let odd = self.look(published, kept).await?;
+            let odd = self.look(published, others, kept).await?;
             if odd.is_empty() {
                 return Ok(odd);
             }
             tokio::time::sleep(self.inner.client.pause(look)).await;
         }
-        self.look(published, kept).await
+        self.look(published, others, kept).await
     }
 
-    async fn look(&self, published: &Published, kept: &[Kept]) -> Result<Vec<String>, DepotError> {
+    async fn look(
+        &self,
+        published: &Published,
+        others: &Others,
+        kept: &[Kept],
+    ) -> Result<Vec<String>, DepotError> {
         // A version inside this one has its record before it has objects.
         let objects = self.objects().await?;
-        let nested = self.nested().await?;
-        Ok(published.odd(&objects, &nested, kept))
+        let nested: Vec<_> = self.nested().await?.iter().map(Prefix::keys).collect();
+        let kept: HashSet<_> = kept.iter().map(|kept| &*kept.key).collect();
+        let inside = self.prefix.keys().len();
+        Ok(published.odd(&objects, |key| {
+            kept.contains(key)
+                || nested.iter().any(|keys| key.starts_with(keys))
+                || others.has(&key[inside..])
+        }))
     }
 
     /// Uploads in parts that an attempt has left which was killed. Not every store can list them; one that cannot has to
-    /// forget them by itself.
-    async fn forget_uploads(&self) {
-        let client = &self.inner.client;
-        for (key, id) in client.begun(&self.prefix.keys()).await.unwrap_or_default() {
-            let _ = client.abort(&key, &id).await;
+    /// forget them by itself. Those of versions inside this one's prefix may go on: such a version has its record before it
+    /// has uploads.
+    async fn forget_uploads(&self, client: &Client, others: &Others) {
+        let prefix = self.prefix.keys();
+        let begun = client.begun(&prefix).await.unwrap_or_default();
+        let Ok(nested) = self.nested().await else {
+            return;
+        };
+        let nested: Vec<_> = nested.iter().map(Prefix::keys).collect();
+        for (key, id) in begun {
+            let is_ours = !nested.iter().any(|keys| key.starts_with(keys))
+                && !others.has(&key[prefix.len()..]);
+            if is_ours {
+                let _ = client.abort(&key, &id).await;
+            }
         }
     }
 
-    /// A version that has never been published may not take what lies inside another one's prefix for its own.
+    /// A version that has never been published may not take what lies inside another one's prefix for its own, unless the
+    /// other one's record says that it never was its own.
     async fn is_apart(&self, found: &Found, objects: &[Listed]) -> Result<(), DepotError> {
         let client = &self.inner.client;
-        if *found == Found::Nothing
-            && let Some(object) = objects.first()
-        {
+        if *found == Found::Nothing && !objects.is_empty() {
             for outer in self.prefix.around() {
-                if client.get(&outer.record()).await?.is_some() {
+                let Some(read) = client.get(&outer.record()).await? else {
+                    continue;
+                };
+                let found = Found::of(Some(&read.bytes));
+                let inside = outer.keys().len();
+                let others = found.others();
+                let is_its =
+                    |object: &&Listed| !others.is_some_and(|o| o.has(&object.key[inside..]));
+                if let Some(object) = objects.iter().find(is_its) {
                     return Err(DepotError::Overlap {
                         key: object.key.clone(),
                         version: outer.version().to_owned(),
@@ -294,13 +348,14 @@ impl Publication {
 
     async fn put_all(
         &self,
+        client: &Arc<Client>,
         files: Vec<Planned>,
         begun: &Arc<Begun>,
         open: &Arc<Open>,
         counts: &mut Counts,
     ) -> Result<(), DepotError> {
         let uploads = Arc::new(Uploads {
-            client: Arc::clone(&self.inner.client),
+            client: Arc::clone(client),
             tree: Arc::clone(&self.tree),
             rules: Arc::clone(&self.inner.rules),
             memory: Arc::clone(&self.inner.memory),
@@ -344,10 +399,15 @@ struct Begun {
 }
 
 impl Begun {
+    /// The version is ours from here on.
+    async fn take(&self) -> Result<(), DepotError> {
+        let take = || self.hold.take(&self.record);
+        self.done.get_or_try_init(take).await.map(drop)
+    }
+
     /// The store is about to be changed in `phase`.
     async fn touch(&self, phase: Phase) -> Result<(), DepotError> {
-        let take = || self.hold.take(&self.record);
-        self.done.get_or_try_init(take).await?;
+        self.take().await?;
         let new = self.new;
         self.reached.set(match phase {
             // The pages of a half publication are a mixture from the beginning.

@@ -58,8 +58,9 @@ pub struct S3Tuning {
     /// Which files may be kept by caches, and for how long. The first rule that matches a file counts; without one a file
     /// gets no such header.
     pub cache_rules: Vec<CacheRule>,
-    /// How long a publication is taken to go on after its last word in the record: another one of the same version leaves
-    /// it alone for so long. Those that go on speak eight times as often.
+    /// How long another publication of the same version watches a record that does not change before it takes it over.
+    /// Those that go on speak eight times as often, and change nothing while their last word is older
+    /// than half of it. A request for a record takes a quarter of it at most.
     pub lease: Duration,
 }
 
@@ -73,7 +74,7 @@ impl Default for S3Tuning {
             connect_timeout: Duration::from_secs(10),
             retry: Retry::default(),
             cache_rules: Vec::new(),
-            lease: Duration::from_secs(15),
+            lease: Duration::from_secs(30),
         }
     }
 }

@@ -140,6 +140,24 @@ fn a_record_that_cannot_be_read_is_no_obstacle() {
     assert_eq!(publish(&depot, ("p", "1"), OLD).unwrap().put, 0);
 }
 
+/// Before that they may be somebody else's who repairs it, too.
+#[test]
+fn uploads_are_given_up_once_the_version_is_ours() {
+    let server = Server::start();
+    let depot = depot(&server);
+    server.faults(denies("/a.css"));
+    publish(&depot, ("p", "1"), NEW).unwrap_err();
+    server.no_faults();
+    server.leave_upload("p/1/big.bin");
+    server.seen();
+    assert!(publish(&depot, ("p", "1"), NEW).unwrap().repaired);
+    let seen = server.seen();
+    let at = |is: fn(&Seen) -> bool| seen.iter().position(is).unwrap();
+    let ours = at(|seen| seen.method == "PUT" && seen.path.ends_with("/1.json"));
+    let given_up = at(|seen| seen.method == "DELETE" && seen.query.starts_with("uploadId="));
+    assert!(ours < given_up, "{seen:?}");
+}
+
 #[test]
 fn objects_that_cannot_be_deleted_are_told() {
     let server = Server::start();

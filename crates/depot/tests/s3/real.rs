@@ -67,25 +67,3 @@ fn the_empty_version_is_one_of_its_own() {
     );
     assert_eq!(store.keys(&format!("{slug}/1/")).len(), 2);
 }
-
-#[test]
-fn uploads_that_a_killed_attempt_left_are_given_up() {
-    let Some(store) = real() else { return };
-    let slug = slug("left");
-    let depot = depot(&store);
-    publish(&depot, (&slug, "1"), &[("index.html", b"1")]).unwrap();
-    store.leave_upload(&format!("{slug}/1/big.bin"));
-    store.leave_upload(&format!("{slug}/10/big.bin"));
-    store.put(&format!(".bryo/publications/{slug}/1.json"), b"?");
-    assert!(
-        publish(&depot, (&slug, "1"), &[("index.html", b"1")])
-            .unwrap()
-            .repaired
-    );
-    assert_eq!(store.unfinished_uploads(&format!("{slug}/1/")), 0);
-    assert_eq!(
-        store.unfinished_uploads(&format!("{slug}/10/")),
-        1,
-        "another version's stay"
-    );
-}

@@ -96,9 +96,41 @@ told_to_both! {
         store.put(&format!("{slug}/1/index.html"), b"<h1>start</h1>");
         store.put(&format!("{slug}/1/gone.html"), b"x");
         let done = publish(&depot(store), (&slug, "1"), SITE).unwrap();
-        assert_eq!((done.put, done.removed), (9, 1));
+        assert_eq!((done.put, done.removed), (9, 0));
         let object = store.object(&format!("{slug}/1/index.html")).unwrap();
         assert_eq!(object.content_type, "text/html; charset=utf-8");
+        assert!(store.object(&format!("{slug}/1/gone.html")).is_some());
+    }
+
+    fn what_another_program_has_put_is_never_deleted(store) {
+        let slug = slug("filled");
+        let depot = depot(store);
+        let key = |path: &str| format!("{slug}/release/{path}");
+        let others = ["2.0/a.css", "2.0/index.html", "css/old.css", "old.html"];
+        for path in others.iter().chain(&["index.html"]) {
+            store.put(&key(path), b"another program's");
+        }
+        // The second one has a stale file of its own, and the third one nothing to do.
+        for (files, put, removed) in [(SITE, 9, 0), (&SITE[..3], 0, 6), (&SITE[..3], 0, 0)] {
+            let done = publish(&depot, (&slug, "release"), files).unwrap();
+            assert_eq!((done.put, done.removed), (put, removed));
+            let wanted = [("2.0/", "2 objects"), ("css/old.css", "1 object"), ("old.html", "1 object")];
+            assert_eq!(done.others, wanted.map(|(path, n)| format!("{}: {n}", key(path))));
+            assert!(done.leftovers.is_empty());
+            for path in others {
+                assert!(store.object(&key(path)).is_some(), "{path}");
+            }
+        }
+        // What Bryo puts beside it is Bryo's, and goes again.
+        let more = [SITE[0], ("2.0/new.css", b"1")];
+        publish(&depot, (&slug, "release"), &more).unwrap();
+        let done = publish(&depot, (&slug, "release"), &SITE[..3]).unwrap();
+        assert_eq!((done.removed, store.keys(&key("2.0/")).len()), (1, 2));
+        // It is no obstacle to the version whose files they are.
+        publish(&depot, (&slug, "release/2.0"), SITE).unwrap();
+        let done = publish(&depot, (&slug, "release"), &SITE[..3]).unwrap();
+        assert_eq!(done.others.len(), 2, "a version of its own is nothing to tell of");
+        assert_eq!(store.keys(&key("2.0/")).len(), 10);
     }
 
     fn stale_files_go_and_neighbours_stay(store) {
@@ -128,6 +160,31 @@ told_to_both! {
         let refused = publish(&depot, (&slug, "next"), &[("1/index.html", b"1")]).unwrap_err();
         assert!(matches!(refused, DepotError::Overlap { .. }), "{refused}");
         assert_eq!(under(store, &slug).len(), 10);
+    }
+
+    fn uploads_that_a_killed_attempt_left_are_given_up(store) {
+        let slug = slug("left");
+        let depot = depot(store);
+        let key = |path: &str| format!("{slug}/{path}");
+        let site = &SITE[..1];
+        // Of another version's in that prefix: somebody may go on with it.
+        store.put(&key("1/theirs/index.html"), b"x");
+        for version in ["1", "1/2"] {
+            publish(&depot, (&slug, version), site).unwrap();
+        }
+        for path in ["1/big.bin", "1/2/big.bin", "1/theirs/big.bin", "10/big.bin"] {
+            store.leave_upload(&key(path));
+        }
+        let left = || ["1/big.bin", "1/2/", "1/theirs/", "10/"].map(|path| store.unfinished_uploads(&key(path)));
+        let record = format!(".bryo/publications/{}", key("1.json"));
+        let complete = String::from_utf8(store.object(&record).unwrap().bytes).unwrap();
+        // Where the record cannot be read nothing is known of what is ours.
+        let failed = complete.replace("complete", "publishing");
+        for (found, given_up) in [("?", 0), (&failed, 1)] {
+            store.put(&record, found.as_bytes());
+            assert!(publish(&depot, (&slug, "1"), site).unwrap().repaired);
+            assert_eq!(left(), [1 - given_up, 1, 1, 1], "{found}");
+        }
     }
 
     fn a_large_file_goes_in_parts(store) {

@@ -4,20 +4,26 @@
 //! under the same rules about addresses. What it may not do is lead from a server to this host: a file address is only
 //! followed from a file address.
 //!
+//! Why do not all submodules get credentials? Whoever writes a `.gitmodules` would choose what the operator's credentials
+//! are shown to, and read with them what they cannot read themselves.
+//!
 //! Why do local repositories look into `.git/modules` first? What the user has there is what they build: commits that are
 //! nowhere else, and submodules that are reached with credentials that Bryo does not have.
 
 pub(crate) mod declared;
+pub(crate) mod subdir;
+mod together;
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
 use bryo_model::{CommitId, GitUrl, Scheme};
 use git2::{ErrorCode, ObjectType, Oid, Repository, Tree};
 
-use crate::cache::Request;
+use crate::budget::Budget;
+use crate::cache::{Obtained, Request};
 use crate::checkout::Contents;
+use crate::credentials::Identity;
 use crate::lock::{Access, Lock};
 use crate::mirror::Wanted;
 use crate::objects::{blocking, damaged, open_mirror};
@@ -40,6 +46,10 @@ struct Parent {
     /// Where it is in the tree; empty for the whole.
     prefix: String,
     depth: usize,
+    /// Its submodules get the credentials of its own server.
+    entitled: bool,
+    /// Of the whole job.
+    budget: Arc<Budget>,
 }
 
 /// What a tree has of submodules.
@@ -63,6 +73,44 @@ pub(crate) struct Gathered {
     pub(crate) notices: Vec<String>,
 }
 
+/// A submodule that is to be fetched.
+struct Wish {
+    parent: Arc<Parent>,
+    module: Declared,
+    path: String,
+    commit: CommitId,
+}
+
+/// A submodule that is in the cache.
+struct Child {
+    as_parent: Parent,
+    obtained: Obtained,
+}
+
+impl Gathered {
+    /// Adds a submodule, which may have others.
+    fn take(&mut self, child: Child) -> Parent {
+        let Child {
+            as_parent,
+            obtained,
+        } = child;
+        self.was_cached &= obtained.was_cached;
+        self.notices.extend(obtained.notices);
+        self.holds.push(obtained.mirror);
+        let Parent {
+            origin,
+            commit,
+            prefix,
+            ..
+        } = &as_parent;
+        self.contents
+            .parts
+            .push(part(origin, commit, prefix.clone()));
+        self.origins.push(origin.clone());
+        as_parent
+    }
+}
+
 impl SourceCache {
     /// Brings all submodules of a commit into the cache, which has the commit itself.
     pub(crate) async fn gather(
@@ -76,71 +124,99 @@ impl SourceCache {
                 parts: vec![part(origin, commit, String::new())],
                 notices: Vec::new(),
                 left_out: Vec::new(),
+                lfs: self.policy().lfs,
+                access: None,
             },
             origins: vec![origin.clone()],
             holds: Vec::new(),
             was_cached: true,
             notices: Vec::new(),
         };
-        let mut parents = VecDeque::from([Parent {
+        let mut level = vec![Parent {
             origin: origin.clone(),
             commit: commit.clone(),
             prefix: String::new(),
             depth: 0,
-        }]);
-        while let Some(parent) = parents.pop_front() {
-            let has = self.submodules_of(&parent, progress, &mut all).await?;
-            for path in has.unwanted {
-                let path = below(&parent.prefix, &path);
-                all.contents.notices.push(format!(
-                    "submodule {path} is not fetched: its update is 'none'"
-                ));
-                all.contents.left_out.push(path);
-            }
-            for (module, commit) in has.modules {
-                let path = below(&parent.prefix, &module.path);
-                let too_many =
-                    |what: String| part(origin, &parent.commit, String::new()).1.refused(&what);
-                if parent.depth == DEEPEST {
-                    return Err(too_many(format!(
-                        "submodule '{path}' is in {DEEPEST} others, and no more than {DEEPEST} levels are fetched"
-                    )));
+            entitled: true,
+            budget: match origin.budget() {
+                Some(budget) => Arc::clone(budget),
+                None => Budget::new(self.policy().limits),
+            },
+        }];
+        while !level.is_empty() {
+            let mut wishes = Vec::new();
+            for parent in level {
+                let has = self.submodules_of(&parent, progress, &mut all).await?;
+                for path in has.unwanted {
+                    let path = below(&parent.prefix, &path);
+                    all.contents.notices.push(format!(
+                        "submodule {path} is not fetched: its update is 'none'"
+                    ));
+                    all.contents.left_out.push(path);
                 }
-                if all.origins.len() > MOST {
-                    return Err(too_many(format!(
-                        "with '{path}' it has more than {MOST} submodules"
-                    )));
+                let parent = Arc::new(parent);
+                for (module, commit) in has.modules {
+                    let path = below(&parent.prefix, &module.path);
+                    let too_many =
+                        |what: String| part(origin, &parent.commit, String::new()).1.refused(&what);
+                    if parent.depth == DEEPEST {
+                        return Err(too_many(format!(
+                            "submodule '{path}' is in {DEEPEST} others, and no more than {DEEPEST} levels are fetched"
+                        )));
+                    }
+                    if all.origins.len() + wishes.len() > MOST {
+                        return Err(too_many(format!(
+                            "with '{path}' it has more than {MOST} submodules"
+                        )));
+                    }
+                    wishes.push(Wish {
+                        parent: Arc::clone(&parent),
+                        module,
+                        path,
+                        commit,
+                    });
                 }
-                let child = self
-                    .submodule(&parent, &module, &path, commit, progress, &mut all)
-                    .await?;
-                parents.push_back(child);
             }
+            level = Vec::new();
+            for child in together::fetch(self, wishes, progress).await? {
+                level.push(all.take(child));
+            }
+            if level
+                .iter()
+                .any(|it| it.origin.identity() != Identity::Anonymous)
+            {
+                all.contents.access = Some(self.policy().access());
+            }
+        }
+        if all.contents.lfs {
+            all.was_cached &= self
+                .bring_lfs(&mut all.contents, &all.origins, progress)
+                .await?;
         }
         Ok(all)
     }
 
-    async fn submodule(
-        &self,
-        parent: &Parent,
-        module: &Declared,
-        path: &str,
-        commit: CommitId,
-        progress: &Progress,
-        all: &mut Gathered,
-    ) -> Result<Parent, SourceError> {
-        let wrap = |source: SourceError| SourceError::Submodule {
-            path: path.to_owned(),
+    async fn submodule(&self, wish: Wish, progress: &Progress) -> Result<Child, SourceError> {
+        let Wish {
+            parent,
+            module,
+            path,
+            commit,
+        } = wish;
+        let wrap = |source: SourceError, withheld: bool| SourceError::Submodule {
+            path: path.clone(),
             url: without_user(&module.url),
+            withheld,
             source: Box::new(source),
         };
-        let origin = {
-            let (parent, module, wanted) = (parent.clone(), module.clone(), commit.clone());
+        let (origin, entitled) = {
+            let (parent, module, wanted) = (Arc::clone(&parent), module.clone(), commit.clone());
             let policy = Arc::clone(self.policy());
             blocking(move || origin_of(&parent, &module, &wanted, &policy))
                 .await
-                .map_err(wrap)?
+                .map_err(|e| wrap(e, false))?
         };
+        let withheld = !entitled && self.policy().has_credential(&origin);
         let request = Request {
             origin: origin.clone(),
             wanted: Wanted::Commit {
@@ -151,19 +227,18 @@ impl SourceCache {
         };
         let obtained = Box::pin(self.obtain(request, progress))
             .await
-            .map_err(wrap)?;
-        all.was_cached &= obtained.was_cached;
-        all.notices.extend(obtained.notices);
-        all.holds.push(obtained.mirror);
-        all.contents
-            .parts
-            .push(part(&origin, &commit, path.to_owned()));
-        all.origins.push(origin.clone());
-        Ok(Parent {
+            .map_err(|e| wrap(e, withheld))?;
+        let as_parent = Parent {
             origin,
             commit,
-            prefix: path.to_owned(),
             depth: parent.depth + 1,
+            entitled,
+            budget: Arc::clone(&parent.budget),
+            prefix: path,
+        };
+        Ok(Child {
+            as_parent,
+            obtained,
         })
     }
 
@@ -299,18 +374,18 @@ fn gitlink(repository: &Repository, top: &Tree<'_>, path: &str) -> Result<At, gi
     Ok(At::Nothing)
 }
 
-/// Where a submodule comes from.
+/// Where a submodule comes from, and whether it is entitled to credentials.
 fn origin_of(
     parent: &Parent,
     module: &Declared,
     commit: &CommitId,
     policy: &Arc<SourcePolicy>,
-) -> Result<Origin, SourceError> {
+) -> Result<(Origin, bool), SourceError> {
     let here = parent.origin.local.as_deref();
     if let Some(here) = here
         && let Some(origin) = local::initialised(here, &module.name, commit)?
     {
-        return Ok(origin);
+        return Ok((origin, true));
     }
     // What the user has, they brought there themselves.
     let bring = match here {
@@ -327,7 +402,7 @@ fn origin_of(
         Some(here) => local::remote_url(here),
     };
     let relative = module.url.starts_with("./") || module.url.starts_with("../");
-    let url: GitUrl = match (relative, base) {
+    let url: GitUrl = match (relative, base.clone()) {
         (true, None) => {
             let what = "it is relative, and the repository has no remote 'origin' with an address";
             return Err(bad(what.to_owned()));
@@ -345,7 +420,22 @@ fn origin_of(
             .check_named_by(remote.url.scheme(), &url)
             .map_err(|why| refused(&url, why)),
     }?;
-    Ok(Origin::remote(&url, policy))
+    let entitled = policy.is_open_to_submodules(&url)
+        || parent.entitled && base.is_some_and(|base| belongs(&base, &url, policy));
+    Ok(match entitled {
+        true => (Origin::remote(&url, policy, &parent.budget), true),
+        false => {
+            let policy = Arc::new(policy.without_credentials());
+            (Origin::remote(&url, &policy, &parent.budget), false)
+        }
+    })
+}
+
+/// Whether a submodule is on the server of its repository, or for the same credential.
+fn belongs(base: &GitUrl, url: &GitUrl, policy: &SourcePolicy) -> bool {
+    let server = |url: &GitUrl| (url.scheme(), url.host(), url.port());
+    let name = |url| policy.credential(url).map(|rule| &rule.name);
+    server(base) == server(url) || name(base).is_some() && name(base) == name(url)
 }
 
 fn refused(url: &GitUrl, why: crate::Refusal) -> SourceError {

@@ -36,6 +36,11 @@ impl Part {
         Oid::from_str(self.commit.as_str()).map_err(|e| crate::objects::damaged(&e, &self.location))
     }
 
+    /// A path in it, from the top of the whole tree.
+    pub(crate) fn shown(&self, path: &[u8]) -> String {
+        plan::shown(self.prefix.as_bytes(), path)
+    }
+
     pub(crate) fn refused(&self, what: &str) -> SourceError {
         let detail = match self.prefix.as_str() {
             "" => what.to_owned(),
@@ -49,7 +54,7 @@ impl Part {
 }
 
 /// The objects in a directory, for one thread.
-fn odb<'a>(objects: &Path) -> Result<Odb<'a>, git2::Error> {
+pub(crate) fn odb<'a>(objects: &Path) -> Result<Odb<'a>, git2::Error> {
     let odb = Odb::new()?;
     odb.add_disk_alternate(&objects.to_string_lossy())?;
     Ok(odb)

@@ -19,10 +19,15 @@ pub(crate) struct Bounds {
     pub(crate) entries: u64,
     /// Bytes of its files.
     pub(crate) bytes: u64,
+    /// Bytes of one of its files, which is in memory while it is written.
+    pub(crate) memory: u64,
 }
 
 /// Leaves room for the path of the cache, and of the job's own, in the 4096 bytes that the kernel takes.
 const LONGEST_PATH: usize = 3072;
+
+/// All paths of a plan are in memory, and a tree of few bytes can be below a path of many. Honest ones have a hundredth.
+const MOST_PATHS: usize = 256 << 20;
 
 /// No honest list of attributes is larger.
 const LARGEST_ATTRIBUTES: usize = 1 << 20;
@@ -92,6 +97,11 @@ pub(crate) fn plan(
         Some(base) => Beside::Another(base),
     };
     let mut plan = Plan::default();
+    let mut room = Room {
+        entries: bounds.entries,
+        most: bounds.entries,
+        paths: MOST_PATHS,
+    };
     // A stack of positions: the order must be that of git's index, and depth must cost no stack of ours.
     let mut levels = vec![Level::open(
         &repository,
@@ -101,19 +111,13 @@ pub(crate) fn plan(
             id,
             in_base,
         },
+        &mut room,
     )?];
     while let Some(level) = levels.last_mut() {
         let Some((entry, in_base)) = level.next(part)? else {
             levels.pop();
             continue;
         };
-        let count = u64::try_from(plan.dirs.len() + plan.entries.len()).unwrap_or(u64::MAX);
-        if count >= bounds.entries {
-            return Err(part.refused(&format!(
-                "it has more than {} files and directories",
-                bounds.entries
-            )));
-        }
         match entry {
             Found::Tree(path, id) => {
                 let open = Open {
@@ -122,7 +126,7 @@ pub(crate) fn plan(
                     in_base,
                 };
                 plan.dirs.push(path);
-                levels.push(Level::open(&repository, part, open)?);
+                levels.push(Level::open(&repository, part, open, &mut room)?);
             }
             Found::Entry(entry) => {
                 if !plan.mentions_lfs && is_attributes(&entry) {
@@ -133,6 +137,30 @@ pub(crate) fn plan(
         }
     }
     Ok(plan)
+}
+
+/// What is left of the bounds. It is taken when a tree is opened: what is in it is looked at later, but is in memory.
+struct Room {
+    entries: u64,
+    most: u64,
+    paths: usize,
+}
+
+impl Room {
+    fn take(&mut self, part: &Part, dir: &[u8], tree: &Tree<'_>) -> Result<(), SourceError> {
+        let found = u64::try_from(tree.len()).unwrap_or(u64::MAX);
+        self.entries = self.entries.checked_sub(found).ok_or_else(|| {
+            let most = self.most;
+            part.refused(&format!("it has more than {most} files and directories"))
+        })?;
+        let paths = tree.iter().map(|e| dir.len() + 1 + e.name_bytes().len());
+        let paths: usize = paths.sum();
+        self.paths = self.paths.checked_sub(paths).ok_or_else(|| {
+            let most = MOST_PATHS >> 20;
+            part.refused(&format!("its paths are longer than {most} MiB"))
+        })?;
+        Ok(())
+    }
 }
 
 struct Level<'r> {
@@ -149,7 +177,12 @@ enum Found {
 }
 
 impl<'r> Level<'r> {
-    fn open(repository: &'r Repository, part: &Part, open: Open) -> Result<Self, SourceError> {
+    fn open(
+        repository: &'r Repository,
+        part: &Part,
+        open: Open,
+        room: &mut Room,
+    ) -> Result<Self, SourceError> {
         let tree = match repository.find_tree(open.id) {
             Ok(tree) => tree,
             Err(e) if is_malformed(&e) => {
@@ -158,6 +191,7 @@ impl<'r> Level<'r> {
             }
             Err(e) => return Err(damaged(&e, &part.location)),
         };
+        room.take(part, &open.path, &tree)?;
         let mut seen = HashSet::with_capacity(tree.len());
         for entry in &tree {
             let name = entry.name_bytes();

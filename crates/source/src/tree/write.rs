@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use bryo_model::Amount;
+use bryo_model::{Amount, ByteSize};
 use git2::{ObjectType, Odb};
 
 use super::index::{self, Stat};
 use super::plan::{Entry, shown};
 use super::{Kind, Part, Plan, odb};
+use crate::lfs::pointer::{self, Pointer, Reading};
+use crate::lfs::store::{self, NotCopied};
 use crate::objects::damaged;
 use crate::{Progress, SourceError};
 
@@ -24,8 +26,9 @@ const PIECE: usize = 64;
 /// Writing is what kernel and disk do; more threads only wait.
 const MOST_THREADS: usize = 8;
 
-/// A file of more bytes is written while no other such one is in memory.
+/// A file of more bytes is written while no other such one is in memory, of this checkout or another.
 const LARGE: usize = 16 << 20;
+static LARGE_ONE: Mutex<()> = Mutex::new(());
 
 /// The kernel takes no longer target of a link.
 const LONGEST_TARGET: usize = 4095;
@@ -38,6 +41,8 @@ const LONGEST_TARGET: usize = 4095;
 pub(crate) struct Base {
     /// The top of this part's share of it.
     pub(crate) dir: PathBuf,
+    /// Its pointers of Git LFS were replaced.
+    pub(crate) lfs: bool,
 }
 
 /// What all threads work on.
@@ -48,14 +53,15 @@ struct Work<'a> {
     base: Option<&'a Base>,
     entries: &'a [Entry],
     masked: bool,
+    lfs: Option<&'a Path>,
     next: AtomicUsize,
     done: AtomicUsize,
     told: AtomicUsize,
     /// What is left of the bytes that the tree may have.
     room: &'a AtomicU64,
     most: u64,
+    memory: u64,
     stop: AtomicBool,
-    large: Mutex<()>,
     progress: &'a Progress,
 }
 
@@ -68,11 +74,15 @@ pub(crate) struct To<'a> {
     /// The index that is made.
     pub(crate) index: &'a Path,
     pub(crate) base: Option<&'a Base>,
+    /// Where the objects of Git LFS are, for a tree that has them instead of their pointers.
+    pub(crate) lfs: Option<&'a Path>,
     /// The umask takes bits that others need.
     pub(crate) masked: bool,
     /// Bytes that the whole tree may have, and what is left of them.
     pub(crate) most: u64,
     pub(crate) room: &'a AtomicU64,
+    /// Bytes that one file may have.
+    pub(crate) memory: u64,
 }
 
 /// Writes all of it, and the index last.
@@ -104,13 +114,14 @@ pub(crate) fn write(
         base: to.base,
         entries: &plan.entries,
         masked: to.masked,
+        lfs: to.lfs,
         next: AtomicUsize::new(0),
         done: AtomicUsize::new(0),
         told: AtomicUsize::new(0),
         room: to.room,
         most: to.most,
+        memory: to.memory,
         stop: AtomicBool::new(false),
-        large: Mutex::new(()),
         progress,
     };
     let mut stats = work.files()?;
@@ -205,9 +216,35 @@ impl Work<'_> {
                 .part
                 .refused(&format!("{path}: it is a {kind} and not a file")));
         }
-        self.take(entry, u64::try_from(size).unwrap_or(u64::MAX))?;
-        let _alone = (size > LARGE).then(|| self.large.lock());
-        let blob = odb.read(entry.id).map_err(failed)?;
+        let small = self.lfs.filter(|_| size < pointer::LARGEST);
+        let (lfs, blob) = match small {
+            Some(lfs) => {
+                let blob = odb.read(entry.id).map_err(failed)?;
+                let content = match pointer::read(blob.data()) {
+                    Reading::Pointer(pointer) => Some((lfs, pointer)),
+                    Reading::Malformed | Reading::Content => None,
+                };
+                (content, Some(blob))
+            }
+            None => (None, None),
+        };
+        let in_memory = u64::try_from(size).unwrap_or(u64::MAX);
+        if in_memory > self.memory {
+            let (path, most) = (shown(b"", &entry.path), ByteSize::new(self.memory));
+            return Err(self.part.refused(&format!(
+                "{path}: it is larger than {most}, and a file is in memory while it is written (source.memory)"
+            )));
+        }
+        let bytes = match &lfs {
+            Some((_, pointer)) => pointer.size,
+            None => in_memory,
+        };
+        self.take(entry, bytes)?;
+        let _alone = (size > LARGE).then(|| LARGE_ONE.lock());
+        let blob = match blob {
+            Some(blob) => blob,
+            None => odb.read(entry.id).map_err(failed)?,
+        };
         let mode = match entry.kind {
             Kind::Executable => 0o755,
             _ => 0o644,
@@ -218,8 +255,12 @@ impl Work<'_> {
             .mode(mode)
             .open(&path)
             .map_err(SourceError::io(&path))?;
-        file.write_all(blob.data())
-            .map_err(SourceError::io(&path))?;
+        match &lfs {
+            Some((objects, pointer)) => self.content(objects, pointer, entry, &mut file)?,
+            None => file
+                .write_all(blob.data())
+                .map_err(SourceError::io(&path))?,
+        }
         if self.masked {
             file.set_permissions(fs::Permissions::from_mode(mode))
                 .map_err(SourceError::io(&path))?;
@@ -227,6 +268,23 @@ impl Work<'_> {
         file.metadata()
             .map(|meta| Stat::of(&meta))
             .map_err(SourceError::io(&path))
+    }
+
+    /// The content that a pointer stands for.
+    fn content(
+        &self,
+        objects: &Path,
+        pointer: &Pointer,
+        entry: &Entry,
+        file: &mut fs::File,
+    ) -> Result<(), SourceError> {
+        store::copy(objects, pointer, file).map_err(|not| {
+            if matches!(not, NotCopied::Wrong(_)) {
+                // The next fetch brings it again.
+                let _ = fs::remove_file(store::place(objects, pointer));
+            }
+            not.told(&self.part.location, &self.part.shown(&entry.path), pointer)
+        })
     }
 
     /// Takes a file's bytes from those that the tree may have.
@@ -238,7 +296,7 @@ impl Work<'_> {
         {
             Ok(_) => Ok(()),
             Err(_) => {
-                let most = bryo_model::ByteSize::new(self.most);
+                let most = ByteSize::new(self.most);
                 Err(self.part.refused(&format!(
                     "with {} its files are larger than {most}",
                     shown(b"", &entry.path)

@@ -169,7 +169,7 @@ pub(crate) fn mirror(cache: &SourceCache) -> PathBuf {
     let mut found = fs::read_dir(cache.paths().mirrors())
         .unwrap()
         .map(|e| e.unwrap().path())
-        .filter(|p| p.is_dir());
+        .filter(|p| p.is_dir() && p.extension().is_none());
     let mirror = found.next().unwrap();
     assert!(found.next().is_none(), "more than one mirror");
     mirror

@@ -44,6 +44,54 @@ fn cache(bed: &Bed, server: Option<&Server>, rules: Vec<CredentialRule>) -> Sour
         .with_policy(Arc::new(policy))
 }
 
+/// Who writes a `.gitmodules` does not choose what the operator's credentials are shown to.
+#[tokio::test]
+async fn a_submodule_on_another_server_gets_no_credential() {
+    let bed = Bed::new();
+    let (open, locked) = (Server::start(&bed.path("")), Server::start(&bed.path("")));
+    locked.behave(Manner::Knows("git:secret".to_owned()));
+    let lib = bed.repository("lib");
+    let app = bed.repository("app");
+    crate::submodules::add(&app, "lib", &locked.url("lib/.git"), &head(&lib));
+    let server = locked.url("").trim_end_matches('/').to_owned();
+    let policy = SourcePolicy {
+        credentials: vec![rule(&server, "git", value("secret"))],
+        ..on_loopback()
+    };
+    let opened = SourcePolicy {
+        submodule_credentials: vec![server.trim_start_matches("http://").parse().unwrap()],
+        ..policy.clone()
+    };
+    let cache = |policy: &SourcePolicy| bed.cache().with_policy(Arc::new(policy.clone()));
+    let spec = source(open.url("app/.git"), Some(&head(&app)));
+    let refused = async || {
+        let error = fetch(&cache(&policy), &spec).await.unwrap_err();
+        assert!(
+            error
+                .hint()
+                .unwrap()
+                .contains("source.submodule-credentials"),
+            "{error:?}"
+        );
+        let SourceError::Submodule { source: why, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(absence(&why), Some(Absence::AccessDenied));
+    };
+    refused().await;
+    let (_, checkout) = build(&cache(&opened), &spec).await;
+    assert!(checkout.tree().join("lib/README.md").exists());
+    // What one was given is not there for the other, though the whole is.
+    refused().await;
+    let (again, same) = build(&cache(&opened), &spec).await;
+    assert!(again.was_cached() && same.tree() == checkout.tree());
+
+    // On its repository's server it gets what that got.
+    let at_home = bed.repository("at-home");
+    crate::submodules::add(&at_home, "lib", "../../lib/.git", &head(&lib));
+    build(&cache(&policy), &source(locked.url("at-home/.git"), None)).await;
+}
+
 fn absence(error: &SourceError) -> Option<Absence> {
     match error {
         SourceError::RepositoryMissing { why, .. } => Some(*why),

@@ -1,11 +1,15 @@
 //! A mirror that is damaged: found, made again once, and told.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use bryo_model::{CachedKind, SourceSpec};
 use bryo_source::SourceCache;
 
-use crate::bed::{Bed, commit, fetch, git, git_in, head, mirror, silent, source, write};
+use crate::bed::{
+    Bed, build, commit, fetch, git, git_command, git_in, head, mirror, silent, source, write,
+};
 use crate::trouble::{packs, spoil_packs, writable};
 
 /// Damages a mirror that has everything and a checkout of nothing, then builds, and builds once more.
@@ -40,7 +44,7 @@ async fn is_repaired_at(next_fetch: bool, damage: impl FnOnce(&Path, &Bed)) {
     assert!(told.is_empty(), "{told:?}");
 }
 
-async fn build_and_listen(cache: &SourceCache, spec: &bryo_model::SourceSpec) -> Vec<String> {
+async fn build_and_listen(cache: &SourceCache, spec: &SourceSpec) -> Vec<String> {
     let fetched = fetch(cache, spec).await.unwrap();
     let checkout = cache.checkout(&fetched, silent()).await.unwrap();
     assert_eq!(git_in(&checkout, &["status", "--porcelain"]), "");
@@ -85,7 +89,7 @@ async fn one_missing_object() {
             fs::rename(&pack, &aside).unwrap();
             fs::remove_file(pack.with_extension("idx")).unwrap();
             let input = fs::File::open(&aside).unwrap();
-            let done = crate::bed::git_command(mirror)
+            let done = git_command(mirror)
                 .args(["unpack-objects", "-q"])
                 .stdin(input)
                 .status();
@@ -124,6 +128,51 @@ async fn packed_refs_that_were_half_written() {
 #[tokio::test]
 async fn no_head() {
     is_repaired(|mirror, _| fs::remove_file(mirror.join("HEAD")).unwrap()).await;
+}
+
+/// A job has the objects mounted: here they are open, which keeps no less.
+#[tokio::test]
+async fn jobs_that_run_keep_what_they_have_of_a_damaged_mirror() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let cache = bed.cache();
+    let mut jobs = Vec::new();
+    for round in ["one", "two"] {
+        write(&repo, "README.md", round);
+        commit(&repo, round);
+        let (fetched, checkout) = build(&cache, &source(&repo, None)).await;
+        assert_eq!(fetched.notices().len(), usize::from(!jobs.is_empty()));
+        jobs.push((fs::File::open(checkout.objects()).unwrap(), checkout));
+        fs::remove_file(mirror(&cache).join("HEAD")).unwrap();
+    }
+    commit(&repo, "three");
+    drop(build(&cache, &source(&repo, None)).await);
+    let asides = || {
+        let all = cache.list().unwrap().into_iter();
+        all.filter(|one| one.kind == CachedKind::Mirror && one.worthless)
+            .collect::<Vec<_>>()
+    };
+    let aside = asides();
+    assert_eq!(aside.len(), 2, "{aside:#?}");
+    for one in &aside {
+        assert!(one.in_use && one.bytes > 0 && !cache.remove(one).unwrap());
+    }
+    cache.sweep().unwrap();
+    for (objects, checkout) in &jobs {
+        let mounted = format!("/proc/{}/fd/{}", std::process::id(), objects.as_raw_fd());
+        let shown = git_command(checkout.tree())
+            .env("GIT_OBJECT_DIRECTORY", mounted)
+            .args(["fsck", "--connectivity-only", "--no-dangling"])
+            .status();
+        assert!(shown.unwrap().success());
+    }
+    drop(jobs);
+    for one in &aside {
+        assert!(cache.remove(one).unwrap());
+    }
+    assert!(asides().is_empty());
+    let (fetched, _) = build(&cache, &source(&repo, None)).await;
+    assert!(fetched.was_cached());
 }
 
 /// Locks and temporary files of a git that was killed are no damage: they are removed, and nothing is fetched again.

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -15,6 +16,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::bed::{git, git_command};
+use crate::lfs_server::{self, After, StandIn};
 
 /// How the server behaves; it can be changed between requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,10 @@ pub(crate) enum Manner {
     NotGit,
     /// Gives only what a reference names, and else says this, where `ID` is what was wanted.
     TipsOnly(&'static str),
+    /// Answers after so long.
+    Slow(Duration),
+    /// Says that its objects are named in this way.
+    Names(&'static str),
     /// Sends everybody to the same path below this address.
     Redirects(String),
 }
@@ -55,6 +61,9 @@ struct State {
     manner: Mutex<Manner>,
     /// The headers of each request.
     requests: Mutex<Vec<String>>,
+    /// Requests that wait for their answer, and the most that ever were.
+    waiting: Mutex<(usize, usize)>,
+    lfs: StandIn,
 }
 
 pub(crate) struct Server {
@@ -106,6 +115,8 @@ impl Server {
             root: root.to_owned(),
             manner: Mutex::new(Manner::Honest),
             requests: Mutex::default(),
+            waiting: Mutex::default(),
+            lfs: StandIn::new(root, &address),
         });
         let (config, authority) = tls.unzip();
         let authority = authority.map(|pem| {
@@ -149,6 +160,16 @@ impl Server {
         *self.state.manner.lock().unwrap() = manner;
     }
 
+    /// How many requests were ever there at the same time.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.state.waiting.lock().unwrap().1
+    }
+
+    /// What it has of Git LFS; nothing until it is told how to behave.
+    pub(crate) fn lfs(&self) -> &StandIn {
+        &self.state.lfs
+    }
+
     /// How many requests there were.
     pub(crate) fn requests(&self) -> usize {
         self.seen().len()
@@ -169,6 +190,11 @@ impl Server {
     pub(crate) fn wait_for_hang_up(&self) {
         self.ended.recv_timeout(crate::bed::SOON).unwrap();
     }
+}
+
+/// The header of who is this `USER:PASSWORD`.
+pub(crate) fn basic(known: &str) -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(known))
 }
 
 fn certificates() -> (Arc<ServerConfig>, String) {
@@ -206,6 +232,11 @@ fn serve(stream: impl Wire, state: &State, tell: &Sender<()>) {
     let mut parts = first.split(' ');
     let method = parts.next().unwrap().to_owned();
     let target = parts.next().unwrap_or_default().to_owned();
+    // As a proxy is asked; what it is asked for, it has itself.
+    let target = match target.strip_prefix("http://") {
+        Some(rest) => rest[rest.find('/').unwrap()..].to_owned(),
+        None => target,
+    };
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let mut backend = git_command(&state.root);
     backend
@@ -250,6 +281,26 @@ fn serve(stream: impl Wire, state: &State, tell: &Sender<()>) {
     if wire.read_exact(&mut body).is_err() {
         return;
     }
+    let known = match &manner {
+        Manner::Knows(known) => basic(known),
+        _ => String::new(),
+    };
+    let request = lfs_server::Request {
+        method: &method,
+        path,
+        who: &who,
+        known,
+        body: &body,
+    };
+    match state.lfs.answer(&request, wire.get_mut()) {
+        After::NotMine => {}
+        After::Close => return wire.get_mut().close(),
+        After::Hang => {
+            let _ = wire.read_to_end(&mut Vec::new());
+            let _ = tell.send(());
+            return;
+        }
+    }
     let plain = |status: &str, text: &str| {
         let length = text.len();
         let head =
@@ -272,7 +323,7 @@ fn serve(stream: impl Wire, state: &State, tell: &Sender<()>) {
         }
         Manner::Locked => plain(locked, "sorry\n"),
         Manner::Knows(known) => {
-            if who == format!("Basic {}", BASE64_STANDARD.encode(known)) {
+            if who == basic(known) {
                 cgi(backend, &body)
             } else {
                 plain(locked, "sorry\n")
@@ -289,10 +340,30 @@ fn serve(stream: impl Wire, state: &State, tell: &Sender<()>) {
         Manner::Redirects(to) => plain(&format!("302 Found\r\nLocation: {to}{target}"), ""),
         Manner::Garbage => vec![0x17; 4096],
         Manner::Honest => cgi(backend, &body),
+        Manner::Slow(pause) => {
+            let count = |more: bool| {
+                let mut waiting = state.waiting.lock().unwrap();
+                waiting.0 = if more { waiting.0 + 1 } else { waiting.0 - 1 };
+                waiting.1 = waiting.1.max(waiting.0);
+            };
+            count(true);
+            thread::sleep(*pause);
+            count(false);
+            cgi(backend, &body)
+        }
         Manner::TipsOnly(words) => match not_a_tip(state, path, &body) {
             Some(id) => refusal(&words.replace("ID", &id)),
             None => cgi(backend, &body),
         },
+        Manner::Names(format) => {
+            let honest = String::from_utf8_lossy(&cgi(backend, &body)).into_owned();
+            let (_, content) = honest.split_once("\r\n\r\n").unwrap();
+            let line = format!("object-format={format}\n");
+            let line = format!("{:04x}{line}", line.len() + 4);
+            let content = content.replace("0017object-format=sha1\n", &line);
+            let kind = "application/x-git-upload-pack-advertisement";
+            format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{content}", content.len()).into_bytes()
+        }
         Manner::DropsMidPack => half(cgi(backend, &body)),
         Manner::BadPack => {
             let mut answer = cgi(backend, &body);

@@ -15,6 +15,12 @@ mod hostile;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod lfs;
+#[cfg(test)]
+mod lfs_server;
+#[cfg(test)]
+mod lfs_servers;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod local;

@@ -4,8 +4,8 @@ use bryo_model::Amount;
 use bryo_source::{Absence, SourceError, SourcePolicy};
 
 use crate::bed::{
-    Bed, build, commit, fetch, git, git_in, head, mirror, on_loopback, open, recorded, source,
-    write,
+    Bed, build, commit, fetch, git, git_in, head, inode, mirror, on_loopback, open, recorded,
+    source, write,
 };
 use crate::http::{Manner, Server};
 
@@ -193,14 +193,132 @@ async fn a_deleted_branch_makes_room_for_a_directory_of_its_name() {
     let bed = Bed::new();
     let repo = bed.repository("project");
     let url = format!("file://{}", repo.display());
-    let cache = bed.cache();
-    fetch(&cache, &source(&url, None)).await.unwrap();
+    let cut_off = SourcePolicy {
+        depth: Some(1),
+        ..on_loopback()
+    };
+    let caches = [
+        bed.cache(),
+        bed.cache().with_policy(std::sync::Arc::new(cut_off)),
+    ];
+    for cache in &caches {
+        fetch(cache, &source(&url, Some("dev"))).await.unwrap();
+    }
     git(&repo, &["branch", "-D", "dev"]);
     git(&repo, &["branch", "dev/one"]);
-    let fetched = fetch(&cache, &source(&url, Some("dev/one"))).await.unwrap();
+    for cache in &caches {
+        let fetched = fetch(cache, &source(&url, Some("dev/one"))).await.unwrap();
+        assert!(fetched.notices().is_empty(), "{:?}", fetched.notices());
+        let error = fetch(cache, &source(&url, Some("dev"))).await.unwrap_err();
+        assert!(matches!(error, SourceError::RefMissing { .. }));
+    }
+}
+
+#[tokio::test]
+async fn a_full_name_makes_room_for_a_directory_of_its_name() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let url = format!("file://{}", repo.display());
+    let cache = bed.cache();
+    let mut before = None;
+    for (old, new) in [
+        ("", "refs/pull/7"),
+        ("refs/pull/7", "refs/pull/7/head"),
+        ("refs/pull/7/head", "refs/pull/7"),
+    ] {
+        if !old.is_empty() {
+            git(&repo, &["update-ref", "-d", old]);
+        }
+        git(&repo, &["update-ref", new, "dev"]);
+        let fetched = fetch(&cache, &source(&url, Some(new))).await.unwrap();
+        assert!(fetched.notices().is_empty(), "{:?}", fetched.notices());
+        let mirror = inode(&mirror(&cache));
+        assert_eq!(mirror, *before.get_or_insert(mirror));
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_tag_makes_room_for_a_directory_of_its_name() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let server = Server::start(&bed.path(""));
+    let url = server.url("project/.git");
+    let cache = bed.cache();
+    fetch(&cache, &source(&url, Some(&head(&repo))))
+        .await
+        .unwrap();
+    let before = inode(&mirror(&cache));
+    git(&repo, &["tag", "-d", "v1.0"]);
+    let third = commit(&repo, "third");
+    git(&repo, &["tag", "v1.0/x"]);
+    let (fetched, checkout) = build(&cache, &source(&url, Some(&third))).await;
     assert!(fetched.notices().is_empty(), "{:?}", fetched.notices());
-    let error = fetch(&cache, &source(&url, Some("dev"))).await.unwrap_err();
-    assert!(matches!(error, SourceError::RefMissing { .. }));
+    assert_eq!(git_in(&checkout, &["describe", "--tags"]), "v1.0/x");
+    assert_eq!(inode(&mirror(&cache)), before);
+}
+
+#[tokio::test]
+async fn tags_that_were_deleted_or_moved_do_not_stay_where_commits_come_alone() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    git(&repo, &["tag", "moving"]);
+    git(&repo, &["tag", "in/a/directory"]);
+    git(&repo, &["tag", "-a", "stays", "-m", "stays", "dev"]);
+    let server = Server::start(&bed.path(""));
+    let url = server.url("project/.git");
+    let cache = bed.cache();
+    let tags = |checkout| git_in(checkout, &["tag", "--list"]);
+    let (_, checkout) = build(&cache, &source(&url, Some(&head(&repo)))).await;
+    assert_eq!(tags(&checkout), "in/a/directory\nmoving\nstays\nv1.0");
+    let one_commit = server.requests();
+    // Where there are none yet, nobody asks whether they are stale.
+    assert_eq!(one_commit, 3);
+
+    git(&repo, &["tag", "-d", "v1.0", "in/a/directory"]);
+    let third = commit(&repo, "third");
+    git(&repo, &["tag", "-f", "moving"]);
+    let (_, checkout) = build(&cache, &source(&url, Some(&third))).await;
+    assert_eq!(tags(&checkout), "moving\nstays");
+    assert_eq!(git_in(&checkout, &["describe", "--tags"]), "moving");
+    assert_eq!(server.requests(), one_commit + 5);
+
+    // A tag that went away from what is built is not told of it any more.
+    git(&repo, &["checkout", "-q", "-b", "other", "dev"]);
+    commit(&repo, "other");
+    git(&repo, &["tag", "-f", "moving"]);
+    git(&repo, &["checkout", "-q", "main"]);
+    let fourth = commit(&repo, "fourth");
+    let (_, checkout) = build(&cache, &source(&url, Some(&fourth))).await;
+    assert_eq!(tags(&checkout), "stays");
+}
+
+/// Whatever a server says of damage and of full disks, it is not ours.
+#[tokio::test]
+async fn words_of_a_server_are_no_damage_of_the_mirror() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let server = Server::start(&bed.path(""));
+    let url = server.url("project/.git");
+    let cache = bed.cache();
+    fetch(&cache, &source(&url, None)).await.unwrap();
+    let before = inode(&mirror(&cache));
+    for words in [
+        "upload-pack: loose object ID is corrupt",
+        "sorry\nfatal: bad object ID",
+        "sorry\nerror: write error: No space left on device",
+    ] {
+        let inner = commit(&repo, "inner");
+        commit(&repo, "tip");
+        server.behave(Manner::TipsOnly(words));
+        let fetched = fetch(&cache, &source(&url, Some(&inner))).await.unwrap();
+        assert!(fetched.notices().is_empty(), "{:?}", fetched.notices());
+    }
+    // What git repeats in a sentence that nobody foresaw does not stand up to a look at the mirror.
+    server.behave(Manner::Names("packfile x"));
+    let error = fetch(&cache, &source(&url, None)).await.unwrap_err();
+    assert!(matches!(error, SourceError::Git { .. }), "{error:?}");
+    assert!(error.to_string().contains("packfile x"), "{error}");
+    assert_eq!(inode(&mirror(&cache)), before);
 }
 
 #[tokio::test]

@@ -38,7 +38,8 @@ impl Sshd {
         fs::copy(path("key.pub"), path("authorized_keys")).unwrap();
         let config = format!(
             "HostKey {0}/host\nAuthorizedKeysFile {0}/authorized_keys\nUsePAM no\nStrictModes no\nPidFile none\n\
-             PasswordAuthentication no\nKbdInteractiveAuthentication no\nAcceptEnv GIT_PROTOCOL\nLogLevel ERROR\n",
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nAcceptEnv GIT_PROTOCOL\nLogLevel ERROR\n\
+             SetEnv PATH={0}/bin:/usr/local/bin:/usr/bin:/bin\n",
             dir.path().display()
         );
         fs::write(path("sshd_config"), config).unwrap();
@@ -88,6 +89,22 @@ impl Sshd {
             self.port,
             path.display()
         )
+    }
+
+    /// What `git-lfs-authenticate` answers there, if it is asked for just this.
+    pub(crate) fn authenticate(&self, answer: &str, asked: &str) {
+        let bin = self.file("bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::write(self.file("answer"), answer).unwrap();
+        fs::write(self.file("asked"), asked).unwrap();
+        let dir = self.dir.path().display();
+        let script = format!(
+            "#!/bin/sh\nif [ ! -s {dir}/asked ] || [ \"$*\" = \"$(cat {dir}/asked)\" ]; then cat {dir}/answer; \
+             else echo \"asked for $*\" >&2; exit 1; fi\n"
+        );
+        let program = bin.join("git-lfs-authenticate");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     pub(crate) fn prefix(&self) -> String {

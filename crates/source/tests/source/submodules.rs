@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bryo_model::{CachedKind, Scheme};
 use bryo_source::{Absence, Checkout, SourceCache, SourceError, SourcePolicy};
@@ -15,7 +16,7 @@ use crate::hostile::raw_commit;
 use crate::http::{Manner, Server};
 
 /// Adds a submodule as git does, by an address that git itself need not reach.
-fn add(repo: &Path, name: &str, url: &str, at: &str) {
+pub(crate) fn add(repo: &Path, name: &str, url: &str, at: &str) {
     let modules = repo.join(".gitmodules");
     let mut text = fs::read_to_string(&modules).unwrap_or_default();
     text.push_str(&format!(
@@ -134,6 +135,114 @@ async fn git_works_in_each_of_them() {
     // A change is seen: what is clean above is looked at.
     write(&tree.join("two"), "README.md", "other\n");
     assert_eq!(git(&tree, &["status", "--porcelain"]), " M two");
+}
+
+#[tokio::test]
+async fn a_job_starts_in_a_directory_of_a_submodule() {
+    let project = Project::new();
+    git(
+        &project.app,
+        &[
+            "config",
+            "-f",
+            ".gitmodules",
+            "submodule.two.update",
+            "none",
+        ],
+    );
+    git(&project.app, &["add", ".gitmodules"]);
+    git(&project.app, &["commit", "-q", "-m", "without two"]);
+    let cache = project.bed.cache();
+    let within = |subdir: &str| bryo_model::SourceSpec {
+        subdir: Some(subdir.parse().unwrap()),
+        ..source(project.url(), None)
+    };
+    let there = ["libs", "libs/one", "libs/one/docs/en", "libs/one/deep/docs"];
+    let missing = [
+        "libs/one/nothing",
+        "libs/one/README.md",
+        "libs/one/deep/nothing",
+        "two",
+        "two/docs",
+        "nothing",
+    ];
+    // Before there is a tree, and when there is one.
+    for _ in 0..2 {
+        for subdir in there {
+            fetch(&cache, &within(subdir)).await.unwrap();
+        }
+        for subdir in missing {
+            let error = fetch(&cache, &within(subdir)).await.unwrap_err();
+            assert!(
+                matches!(error, SourceError::SubDirMissing { .. }),
+                "{subdir}: {error:?}"
+            );
+        }
+        drop(build(&cache, &within(there[2])).await);
+    }
+}
+
+/// A project with this many submodules beside each other.
+fn with_siblings(bed: &Bed, many: usize) {
+    let app = bed.repository("app");
+    for n in 0..many {
+        let name = format!("lib-{n}");
+        let lib = bed.repository(&name);
+        write(&lib, "README.md", &format!("{name}\n"));
+        let at = commit(&lib, "own");
+        add(&app, &name, &format!("../../{name}/.git"), &at);
+    }
+}
+
+#[tokio::test]
+async fn siblings_are_fetched_beside_each_other_and_come_in_order() {
+    let bed = Bed::new();
+    let server = Server::start(&bed.path(""));
+    with_siblings(&bed, 9);
+    server.behave(Manner::Slow(Duration::from_millis(300)));
+    let url = server.url("app/.git");
+    let (_, checkout) = build(&bed.cache(), &source(&url, None)).await;
+    let expected: Vec<String> = (0..9).map(|n| format!("lib-{n}")).collect();
+    assert_eq!(names(&checkout), expected);
+    for name in &expected {
+        let text = fs::read_to_string(checkout.tree().join(name).join("README.md"));
+        assert_eq!(text.unwrap().trim(), name);
+    }
+    let most = server.most_at_once();
+    assert!((2..=4).contains(&most), "{most}");
+
+    // Whoever fails first, the first of those that fail is told.
+    server.behave(Manner::Honest);
+    for name in ["lib-2", "lib-3", "lib-7"] {
+        fs::rename(bed.path(name), bed.path(&format!("no-{name}"))).unwrap();
+    }
+    for n in 0..5 {
+        let cache = crate::bed::open(&bed.path(&format!("empty-{n}")));
+        let error = fetch(&cache, &source(&url, None)).await.unwrap_err();
+        assert!(
+            matches!(&error, SourceError::Submodule { path, .. } if path == "lib-2"),
+            "{error:?}"
+        );
+    }
+}
+
+/// Prints how long it takes to fetch eight submodules from a server that answers after 50 ms.
+#[tokio::test]
+#[ignore = "a measurement"]
+#[expect(clippy::print_stderr, reason = "a measurement is read")]
+async fn how_long_eight_siblings_take() {
+    let bed = Bed::new();
+    let server = Server::start(&bed.path(""));
+    with_siblings(&bed, 8);
+    server.behave(Manner::Slow(Duration::from_millis(50)));
+    for n in 0..5 {
+        let cache = crate::bed::open(&bed.path(&format!("cache-{n}")));
+        let start = Instant::now();
+        fetch(&cache, &source(server.url("app/.git"), None))
+            .await
+            .unwrap();
+        eprintln!("{} ms", start.elapsed().as_millis());
+    }
 }
 
 #[tokio::test]
@@ -464,8 +573,8 @@ async fn a_tree_of_an_earlier_version_is_made_again() {
     drop(checkout);
     let marker = tree.with_file_name("ready");
     let text = fs::read_to_string(&marker).unwrap();
-    assert!(text.starts_with("{\"version\":2,"), "{text}");
-    fs::write(&marker, text.replacen(":2,", ":1,", 1)).unwrap();
+    assert!(text.starts_with("{\"version\":3,"), "{text}");
+    fs::write(&marker, text.replacen(":3,", ":2,", 1)).unwrap();
     fs::remove_dir_all(tree.join("libs/one")).unwrap();
     drop(build(&cache, &source(project.url(), None)).await);
     assert!(tree.join("libs/one/README.md").exists());

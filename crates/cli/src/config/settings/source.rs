@@ -48,9 +48,11 @@ impl Reader<'_> {
             reach: self.list(&keys::SOURCE_REACH),
             credentials,
             own_credentials,
+            submodule_credentials: self.list(&keys::SOURCE_SUBMODULE_CREDENTIALS),
             ca_bundle: self.certificates(&keys::SOURCE_CA_BUNDLE, ""),
             limits,
             depth: self.small(&keys::SOURCE_DEPTH),
+            lfs: self.flag(&keys::SOURCE_LFS),
             private: places.runtime.as_ref().map(|dir| dir.join("bryo/source")),
         }
     }

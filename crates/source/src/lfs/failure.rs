@@ -1,0 +1,70 @@
+//! Why a server did not give what it was asked for, and what that is for the caller.
+
+use std::time::Duration;
+
+use super::{Pointer, batch};
+use crate::SourceError;
+
+/// Why a server did not give what it was asked for.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It ends everything.
+    Source(SourceError),
+    /// In words.
+    Told(String),
+    /// It wants to know who asks, or knows and does not want to answer.
+    Denied(String),
+    /// Another attempt may succeed, after so long.
+    Passing {
+        why: String,
+        after: Option<Duration>,
+    },
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
+}
+
+impl Failure {
+    /// What it is for the caller, about an object and a file that points to it.
+    pub(crate) fn told(self, location: &str, path: &str, pointer: &Pointer) -> SourceError {
+        let of = |why| SourceError::Lfs {
+            location: location.to_owned(),
+            path: path.to_owned(),
+            oid: pointer.oid().to_owned(),
+            server: true,
+            why,
+        };
+        match self {
+            Self::Source(error) => error,
+            Self::Told(why) | Self::Denied(why) => of(why),
+            Self::Passing { why, .. } => SourceError::Unreachable {
+                location: location.to_owned(),
+                detail: format!("{path} in Git LFS: {why}"),
+            },
+        }
+    }
+}
+
+/// An error and its causes, without the address: it may be a password.
+pub(crate) fn chain(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        let own = error.to_string();
+        // What is around an error repeats what it says.
+        if !text.contains(&own) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&own);
+        }
+        next = error.source();
+    }
+    if text.is_empty() {
+        text.push_str("the connection broke");
+    }
+    batch::one_line(&text)
+}
