@@ -2,13 +2,15 @@
 //! <https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md>.
 //!
 //! An answer is the text of a stranger. What was not asked for is passed over, and so are fields that nobody knows; what
-//! was asked for and has no honest answer is an error in words, without an address: those are often passwords.
+//! was asked for and has no honest answer is an error in words, without an address: those are often passwords. Words of the
+//! stranger's are at the end of an error, as they came: whoever tells it takes the secrets out first, and then cuts it.
 
 use std::collections::BTreeMap;
 
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
 
 use super::Pointer;
 
@@ -138,19 +140,17 @@ pub(crate) fn read(bytes: &[u8], wanted: &[&Pointer]) -> Result<BTreeMap<String,
     let answer: Answer = serde_json::from_slice(bytes).map_err(|e| {
         format!(
             "the server's answer is not of the batch API: {}",
-            one_line(&e.to_string())
+            misread(&e)
         )
     })?;
     if let Some(transfer) = answer.transfer.filter(|name| name != "basic") {
-        let transfer = one_line(&transfer);
         return Err(format!(
-            "the server wants to transfer objects as {transfer:?}, and only \"basic\" was offered"
+            "only \"basic\" was offered to transfer objects, and the server wants \"{transfer}\""
         ));
     }
     if let Some(algorithm) = answer.hash_algo.filter(|name| name != "sha256") {
-        let algorithm = one_line(&algorithm);
         return Err(format!(
-            "the server names objects by {algorithm:?}, and not by SHA-256"
+            "the server names objects not by SHA-256, but by \"{algorithm}\""
         ));
     }
     let mut said = BTreeMap::new();
@@ -185,7 +185,7 @@ fn of_object(
 }
 
 fn in_words(error: &ObjectError) -> String {
-    let message = error.message.as_deref().map(one_line).unwrap_or_default();
+    let message = error.message.as_deref().unwrap_or_default();
     match error.code {
         Some(404) => "the server does not have it (404)".to_owned(),
         Some(410) => "it was removed from the server (410)".to_owned(),
@@ -220,12 +220,7 @@ fn headers(said: BTreeMap<String, String>) -> Result<HeaderMap, String> {
     }
     let mut headers = HeaderMap::new();
     for (name, value) in said {
-        let bad = || {
-            format!(
-                "the server wants a header for it that is none, {:?}",
-                one_line(&name)
-            )
-        };
+        let bad = || format!("the server wants a header for it that is none, \"{name}\"");
         let known = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
         // A line end would begin another header, or another request.
         let mut value = HeaderValue::from_str(&value).map_err(|_| bad())?;
@@ -240,24 +235,26 @@ fn headers(said: BTreeMap<String, String>) -> Result<HeaderMap, String> {
 /// Reads what `git-lfs-authenticate` says: where the server is, if it says so, and what it is to be told.
 pub(crate) fn read_granted(bytes: &[u8]) -> Result<(Option<Url>, HeaderMap), String> {
     let place: Place = serde_json::from_slice(bytes).map_err(|e| {
-        let why = one_line(&e.to_string());
+        let why = misread(&e);
         format!("what git-lfs-authenticate says on the server is not JSON of Git LFS: {why}")
     })?;
     place.read()
 }
 
+/// Where JSON cannot be read. The error itself quotes what is there.
+fn misread(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        Category::Io | Category::Syntax => "no JSON",
+        Category::Data => "something else is expected",
+        Category::Eof => "it ends too early",
+    };
+    format!("{what}, line {} column {}", error.line(), error.column())
+}
+
 /// What an answer that is an error says for people.
 pub(crate) fn message(bytes: &[u8]) -> Option<String> {
     let message: Message = serde_json::from_slice(bytes).ok()?;
-    Some(one_line(&message.message)).filter(|text| !text.is_empty())
-}
-
-/// A stranger's text in a message: one line, of bounded length, without control characters.
-pub(crate) fn one_line(text: &str) -> String {
-    const MOST: usize = 300;
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    let line: String = text.chars().map(plain).take(MOST).collect();
-    line.trim().to_owned()
+    Some(message.message).filter(|text| !text.trim().is_empty())
 }
 
 #[cfg(test)]
@@ -321,7 +318,7 @@ mod tests {
             (r#""error":{"code":410}"#.to_owned(), "removed"),
             (
                 r#""error":{"code":422,"message":"a\nb"}"#.to_owned(),
-                "422: a b",
+                "422: a\nb",
             ),
             (r#""error":{"message":"m"}"#.to_owned(), "says: m"),
             (r#""actions":{}"#.to_owned(), "neither where"),
@@ -358,6 +355,15 @@ mod tests {
         ] {
             let told = read(text.as_bytes(), &[&pointer]).unwrap_err();
             assert!(told.contains(why), "{text}: {told}");
+        }
+        // The library would quote it.
+        let text = r#"{"objects":"RemoteAuth secret-7f3a9c"}"#;
+        let granted = read_granted(b"\"secret-7f3a9c\"").unwrap_err();
+        for told in [read(text.as_bytes(), &[&pointer]).unwrap_err(), granted] {
+            assert!(
+                told.contains("line 1 column ") && !told.contains("secret"),
+                "{told}"
+            );
         }
         let other = r#"{"objects":[{"oid":"other","error":{"code":404}}]}"#;
         assert!(read(other.as_bytes(), &[&pointer]).unwrap().is_empty());

@@ -96,6 +96,7 @@ impl Download<'_> {
         let absent: Vec<(&Pointer, &str)> = absent.iter().map(|(p, at)| (p, at.as_str())).collect();
         for some in absent.chunks(MOST_OBJECTS) {
             let pointers: Vec<&Pointer> = some.iter().map(|(pointer, _)| *pointer).collect();
+            self.server.end_of_loan();
             let of_first = |failure: Failure| failure.told(&origin.location, some[0].1, some[0].0);
             let mut said = self.server.find(&pointers).await.map_err(of_first)?;
             let mut queue = VecDeque::new();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Pointer, batch};
+use super::Pointer;
+use super::secrets::Secrets;
 use crate::SourceError;
 
 /// Why a server did not give what it was asked for.
@@ -28,6 +29,19 @@ impl From<SourceError> for Failure {
 }
 
 impl Failure {
+    /// Without what nobody may read.
+    pub(crate) fn masked(self, secrets: &Secrets) -> Self {
+        match self {
+            Self::Told(why) => Self::Told(secrets.told(&why)),
+            Self::Denied(why) => Self::Denied(secrets.told(&why)),
+            Self::Passing { why, after } => Self::Passing {
+                why: secrets.told(&why),
+                after,
+            },
+            Self::Source(error) => Self::Source(error),
+        }
+    }
+
     /// What it is for the caller, about an object and a file that points to it.
     pub(crate) fn told(self, location: &str, path: &str, pointer: &Pointer) -> SourceError {
         let of = |why| SourceError::Lfs {
@@ -66,5 +80,5 @@ pub(crate) fn chain(error: &reqwest::Error) -> String {
     if text.is_empty() {
         text.push_str("the connection broke");
     }
-    batch::one_line(&text)
+    text
 }

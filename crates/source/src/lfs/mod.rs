@@ -20,6 +20,7 @@ mod failure;
 mod over_ssh;
 mod own;
 pub(crate) mod pointer;
+mod secrets;
 mod server;
 pub(crate) mod store;
 

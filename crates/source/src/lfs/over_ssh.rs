@@ -49,7 +49,7 @@ pub(crate) async fn granted(
         .await
         .map_err(SourceError::Program)?;
     if !done.status.success() {
-        let said = batch::one_line(done.stderr.lines().last().unwrap_or_default());
+        let said = done.stderr.trim_end().lines().last().unwrap_or_default();
         return Err(Failure::Told(format!(
             "the ssh server does not say where its objects are (git-lfs-authenticate): {said}"
         )));

@@ -11,7 +11,7 @@
 //! - no address of an object, header or credential is in a message.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -25,6 +25,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use super::batch::{self, Action, Said};
 use super::clients::{Clients, bare};
 use super::failure::{Failure, chain};
+use super::secrets::Secrets;
 use super::{Pointer, over_ssh, own};
 use crate::SourceError;
 use crate::gateway::{Gateway, Trouble};
@@ -83,8 +84,7 @@ pub(crate) struct Server<'a> {
     session: Session,
     clients: Clients,
     endpoint: tokio::sync::Mutex<Endpoint>,
-    /// What servers were told, and may repeat.
-    told: Mutex<Vec<Secret>>,
+    secrets: Mutex<Secrets>,
 }
 
 impl<'a> Server<'a> {
@@ -107,15 +107,19 @@ impl<'a> Server<'a> {
         if let Some((user, password)) = &session.basic {
             headers.insert(AUTHORIZATION, basic(user, password)?);
         }
+        let mut secrets = Secrets::default();
+        secrets.keep(&headers);
+        if let Some((_, password)) = &session.basic {
+            secrets.keep_password(password);
+        }
         let server = Self {
             origin,
             remote,
             clients: Clients::new(gateway, remote)?,
             endpoint: tokio::sync::Mutex::new(Endpoint { url: own, headers }),
-            told: Mutex::default(),
+            secrets: Mutex::new(secrets),
             session,
         };
-        server.keep_secret(&server.endpoint.lock().await.headers);
         if remote.url.scheme() == Scheme::Ssh {
             server
                 .ask_over_ssh(&mut *server.endpoint.lock().await)
@@ -177,9 +181,10 @@ impl<'a> Server<'a> {
                 "the server's answer is longer than {most} MiB"
             )));
         }
-        let said = batch::read(&bytes, wanted).map_err(|why| Failure::Told(self.masked(&why)))?;
+        let mut said =
+            batch::read(&bytes, wanted).map_err(|why| Failure::Told(self.secrets().told(&why)))?;
         for action in said.values().flatten() {
-            self.keep_secret(&action.headers);
+            self.secrets().lend(&action.headers);
             if endpoint.url.scheme() == "https"
                 && self.is_by_http()
                 && action.url.scheme() != "https"
@@ -189,7 +194,16 @@ impl<'a> Server<'a> {
                 ));
             }
         }
+        // What one object may be had with may stand in the words about another.
+        for why in said.values_mut().filter_map(|said| said.as_mut().err()) {
+            *why = self.secrets().told(why);
+        }
         Ok(said)
+    }
+
+    /// Nobody asks any more for what was found.
+    pub(crate) fn end_of_loan(&self) {
+        self.secrets().end_of_loan();
     }
 
     /// Asks for one object.
@@ -242,20 +256,18 @@ impl<'a> Server<'a> {
         endpoint
             .headers
             .insert(AUTHORIZATION, basic(&user, &password)?);
-        self.keep_secret(&endpoint.headers);
-        self.told().push(password);
+        let mut secrets = self.secrets();
+        secrets.keep(&endpoint.headers);
+        secrets.keep_password(&password);
         Ok(true)
     }
 
     async fn ask_over_ssh(&self, endpoint: &mut Endpoint) -> Result<(), Failure> {
         let (url, headers) = over_ssh::granted(&self.remote.url, &self.session)
             .await
-            .map_err(|failure| match failure {
-                Failure::Told(why) => Failure::Told(self.masked(&why)),
-                other => other,
-            })?;
+            .map_err(|failure| failure.masked(&self.secrets()))?;
         self.seen();
-        self.keep_secret(&headers);
+        self.secrets().keep(&headers);
         if let Some(url) = url {
             endpoint.url = url;
         }
@@ -342,7 +354,7 @@ impl<'a> Server<'a> {
         let after = response.headers().get(RETRY_AFTER).and_then(seconds);
         let message = match self.body(&mut response, LARGEST_ERROR).await {
             Ok((bytes, _)) => {
-                batch::message(&bytes).map(|text| format!(": {}", self.masked(&text)))
+                batch::message(&bytes).map(|text| format!(": {}", self.secrets().told(&text)))
             }
             Err(_) => None,
         }
@@ -379,13 +391,13 @@ impl<'a> Server<'a> {
     /// Why there was no answer, or no more of it.
     pub(crate) fn broken(&self, error: &reqwest::Error) -> Failure {
         let location = self.origin.location.clone();
-        let why = chain(error);
+        let why = self.secrets().told(&chain(error));
         match self.clients.trouble() {
             Some(trouble @ (Trouble::Refused(_) | Trouble::Reached(_))) => {
                 Failure::Source(trouble.told(location))
             }
             Some(Trouble::Unreachable(detail)) if error.is_connect() => Failure::Passing {
-                why: detail,
+                why: self.secrets().told(&detail),
                 after: None,
             },
             // A certificate is no better a moment later.
@@ -397,30 +409,8 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Without what nobody may read: a server may repeat what it was told.
-    fn masked(&self, text: &str) -> String {
-        let mut text = self.session.masked(text);
-        for secret in self.told().iter() {
-            text = text.replace(secret.expose(), "***");
-        }
-        text
-    }
-
-    fn keep_secret(&self, headers: &HeaderMap) {
-        let mut told = self.told();
-        for value in headers.values() {
-            let Ok(value) = value.to_str() else { continue };
-            // `Bearer x` may be repeated as x.
-            for word in value.split(' ').filter(|word| word.len() >= 8) {
-                if told.iter().all(|known| known.expose() != word) {
-                    told.push(Secret::new(word.to_owned()));
-                }
-            }
-        }
-    }
-
-    fn told(&self) -> std::sync::MutexGuard<'_, Vec<Secret>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn secrets(&self) -> MutexGuard<'_, Secrets> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) enum Lfs {
     Shorter,
     /// It has no object.
     Lacks,
+    /// Has the first object, and of the others it says what that one may be had with.
+    Repeats,
     /// Says this to who asks where objects are.
     Says(&'static str, &'static str),
     /// Says this to who asks for an object.
@@ -198,6 +200,9 @@ impl StandIn {
             {
                 let error = json!({"code": 404, "message": "Object does not exist"});
                 return json!({"oid": oid, "size": size, "error": error});
+            }
+            if *manner == Lfs::Repeats && *object != objects[0] {
+                return json!({"oid": oid, "error": {"code": 422, "message": grant}});
             }
             let header = match manner {
                 Lfs::Elsewhere(_) => json!({}),

@@ -553,6 +553,11 @@ async fn what_is_not_the_object_is_named_and_leaves_nothing() {
             Lfs::Says("200 OK", "{\"objects\":[{\"oid\":1}]}"),
             "not of the batch API",
         ),
+        (
+            Lfs::Says("200 OK", "{\"objects\":\"grant-7f3a9c\"}"),
+            "something else is expected, line 1 column",
+        ),
+        (Lfs::Repeats, "says 422: Bearer ***"),
         (Lfs::Huge, "longer than 4 MiB"),
         (
             Lfs::Wants("X-Y", "a\r\nAuthorization: b"),
