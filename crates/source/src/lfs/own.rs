@@ -69,7 +69,12 @@ fn in_netrc(path: &Path, host: &str) -> Option<(String, Secret)> {
     parse(&text, host)
 }
 
-/// The first entry for a host that has a password, as netrc(5) writes it.
+/// What begins something; none of it is ever a value, or the value of one entry could be the beginning of another.
+const KEYWORDS: &[&str] = &[
+    "machine", "default", "login", "password", "account", "macdef",
+];
+
+/// The first entry for a host that has a password, as netrc(5) writes it. An entry in which a value is missing is none.
 fn parse(text: &str, host: &str) -> Option<(String, Secret)> {
     // A macro goes on to an empty line.
     let mut in_macro = false;
@@ -77,16 +82,13 @@ fn parse(text: &str, host: &str) -> Option<(String, Secret)> {
     for line in text.lines() {
         if in_macro {
             in_macro = !line.trim().is_empty();
-            continue;
-        }
-        for word in line.split_whitespace() {
-            match word {
-                _ if word.starts_with('#') => break,
-                "macdef" => {
+        } else if !line.trim_start().starts_with('#') {
+            for word in line.split_whitespace() {
+                words.push(word);
+                if word == "macdef" {
                     in_macro = true;
                     break;
                 }
-                word => words.push(word.trim_matches('"')),
             }
         }
     }
@@ -98,13 +100,19 @@ fn parse(text: &str, host: &str) -> Option<(String, Secret)> {
             if ours && let Some(password) = password {
                 return Some((user.unwrap_or_default(), Secret::new(password)));
             }
-            (user, password) = (None, None);
+            (ours, user, password) = (false, None, None);
         }
-        match word? {
-            "machine" => ours = words.next()?.eq_ignore_ascii_case(host),
-            "default" => ours = true,
-            "login" => user = words.next().map(str::to_owned),
-            "password" => password = words.next().map(str::to_owned),
+        let word = word?;
+        let has_value = matches!(word, "machine" | "login" | "password" | "account");
+        let value = words
+            .next_if(|next| has_value && !KEYWORDS.contains(next))
+            .map(|value| value.trim_matches('"').to_owned());
+        match (word, value) {
+            ("machine", Some(name)) => ours = name.eq_ignore_ascii_case(host),
+            ("default", _) => ours = true,
+            ("login", Some(value)) => user = Some(value),
+            ("password", Some(value)) => password = Some(value),
+            ("machine" | "login" | "password" | "account", None) => ours = false,
             _ => {}
         }
     }
@@ -127,9 +135,29 @@ mod tests {
         assert_eq!(find(text, "a.test").as_deref(), Some("ana:one"));
         assert_eq!(find(text, "h.test").as_deref(), Some("bob:two"));
         assert_eq!(find(text, "other.test").as_deref(), Some("any:three"));
-        let short = "machine a.test login ana password";
-        for (text, host) in [(short, "a.test"), ("", "a.test"), ("machine", "a.test")] {
-            assert_eq!(find(text, host), None, "{text}");
+        assert_eq!(
+            find("machine a.test login #ana password one#1", "a.test").as_deref(),
+            Some("#ana:one#1")
+        );
+        for text in [
+            "",
+            "machine",
+            "machine a.test login ana password",
+            "machine a.test password machine b.test login bob password two",
+            "machine a.test login machine b.test login bob password two",
+            "machine a.test login\nmachine b.test password two",
+            "machine a.test login password two",
+            "machine a.test account password two",
+            "machine a.test password default login",
+            "machine a.test login ana password macdef init\npassword two\n\n",
+            "machine login a.test password two",
+            "machine a.test password one login",
+            "  # machine a.test login ana password one",
+        ] {
+            assert_eq!(find(text, "a.test"), None, "{text}");
         }
+        // Of the user's own there is none for it, and so it is what all others get.
+        let text = "machine a.test password default login any password three";
+        assert_eq!(find(text, "a.test").as_deref(), Some("any:three"));
     }
 }
