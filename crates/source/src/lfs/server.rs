@@ -185,10 +185,7 @@ impl<'a> Server<'a> {
             batch::read(&bytes, wanted).map_err(|why| Failure::Told(self.secrets().told(&why)))?;
         for action in said.values().flatten() {
             self.secrets().lend(&action.headers);
-            if endpoint.url.scheme() == "https"
-                && self.is_by_http()
-                && action.url.scheme() != "https"
-            {
+            if endpoint.url.scheme() == "https" && action.url.scheme() != "https" {
                 return Err(Failure::Told(
                     "the server leads from https to http".to_owned(),
                 ));

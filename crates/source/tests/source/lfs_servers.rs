@@ -820,8 +820,17 @@ async fn an_ssh_server_says_where_its_objects_are() {
     sshd.authenticate(&answer.to_string(), &format!("{} download", repo.display()));
     let (_, checkout) = build(&cache, &spec).await;
     has(&checkout, TWO);
-    sshd.authenticate("<html>", "");
     drop(checkout);
+    let open = Server::start(&bed.path(""));
+    let to = open.url("").trim_end_matches('/').to_owned();
+    server.lfs().behave(Lfs::Elsewhere(to));
+    fs::remove_dir_all(bed.path("cache")).unwrap();
+    let error = fetch(&self::cache(&bed, with_key.clone()), &spec)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("from https to http"), "{error}");
+    assert_eq!(open.requests(), 0);
+    sshd.authenticate("<html>", "");
     fs::remove_dir_all(bed.path("cache")).unwrap();
     let error = fetch(&self::cache(&bed, with_key), &spec)
         .await
