@@ -42,8 +42,8 @@ impl Clients {
         self.gateway.trouble()
     }
 
-    /// The client whose connections go where those to this address must.
-    pub(crate) fn to(&self, url: &Url) -> Result<Client, Failure> {
+    /// The client whose connections go where those to this address must, and whether the gateway counts what comes there.
+    pub(crate) fn to(&self, url: &Url) -> Result<(Client, bool), Failure> {
         let scheme = match url.scheme() {
             "https" => Scheme::Https,
             _ => Scheme::Http,
@@ -52,11 +52,12 @@ impl Clients {
         let outer = proxy_for(scheme, host, |name| std::env::var(name).ok());
         let mut clients = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&outer) {
-            return Ok(client.clone());
+            return Ok((client.clone(), outer.is_none()));
         }
         let client = self.make(outer.as_deref())?;
+        let counted = outer.is_none();
         clients.insert(outer, client.clone());
-        Ok(client)
+        Ok((client, counted))
     }
 
     fn make(&self, outer: Option<&str>) -> Result<Client, Failure> {

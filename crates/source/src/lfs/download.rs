@@ -54,7 +54,7 @@ pub(crate) async fn bring(
     };
     let session = Session::open(mirror.path(), origin, paths).await?;
     let limits = remote.budget.limits();
-    // Of the time of all that the job fetches; the gateway counts the bytes.
+    // Of the time of all that the job fetches. The gateway counts the bytes, or the server's client.
     let turn = remote.budget.begin();
     let activity = Arc::clone(&session.activity);
     let work = async {
@@ -157,8 +157,8 @@ impl Download<'_> {
     }
 
     async fn once(&self, slot: usize, pointer: &Pointer, action: &Action) -> Result<(), Failure> {
-        let mut response = self.server.object(action).await?;
-        if let Some(length) = response.content_length()
+        let mut answer = self.server.object(action).await?;
+        if let Some(length) = answer.response.content_length()
             && length != pointer.size
         {
             let size = pointer.size;
@@ -176,10 +176,10 @@ impl Download<'_> {
             // Whoever goes away in the middle takes this end with them, and the writer sees that there is no more.
             let give = give;
             loop {
-                match response.chunk().await {
+                match answer.response.chunk().await {
                     Ok(None) => return Ok(()),
                     Ok(Some(piece)) => {
-                        self.server.seen();
+                        self.server.arrived(&answer, &piece)?;
                         counted += piece.len() as u64;
                         self.meter.add(piece.len() as u64);
                         if give.send(piece).await.is_err() {

@@ -3,20 +3,28 @@
 //!
 //! It is asked by the same ssh that git starts for a fetch, with the same key, and the same servers are believed.
 
+use std::time::Duration;
+
 use bryo_model::GitUrl;
-use bryo_process::Program;
+use bryo_process::{ProcessError, Program};
 use reqwest::Url;
 use reqwest::header::HeaderMap;
 
 use super::batch;
 use super::failure::Failure;
 use crate::SourceError;
-use crate::git::LONGEST_FETCH;
+use crate::git_failure::{GitFailure, classify};
 use crate::session::Session;
 use crate::ssh::shell_quoted;
 
 /// Bytes of its answer.
 const LARGEST: usize = 64 << 10;
+
+/// An own key may wait for a person who types its passphrase.
+const ASKING: Duration = Duration::from_secs(600);
+
+/// How ssh ends when it was not the program on the server that failed.
+const NO_CONNECTION: i32 = 255;
 
 /// The address of the server of Git LFS, if it says one, and what that is to be told.
 pub(crate) async fn granted(
@@ -40,19 +48,39 @@ pub(crate) async fn granted(
         None => host,
     };
     let command = format!("git-lfs-authenticate {} download", word(&path(url)));
-    // How long it may take is the bound of the whole download.
     let done = program
         .arg("--")
         .arg(to)
         .arg(command)
-        .finish(b"", LARGEST, LONGEST_FETCH)
+        .finish(b"", LARGEST, ASKING)
         .await
-        .map_err(SourceError::Program)?;
+        .map_err(|error| match error {
+            ProcessError::TooMuchOutput { most, .. } => Failure::Told(format!(
+                "what git-lfs-authenticate says on the server is longer than {} KiB",
+                most >> 10
+            )),
+            ProcessError::Deadline { after, .. } => Failure::Told(format!(
+                "git-lfs-authenticate on the server gave no answer for {} s",
+                after.as_secs()
+            )),
+            other => SourceError::Program(other).into(),
+        })?;
     if !done.status.success() {
         let said = done.stderr.trim_end().lines().last().unwrap_or_default();
-        return Err(Failure::Told(format!(
+        let why = format!(
             "the ssh server does not say where its objects are (git-lfs-authenticate): {said}"
-        )));
+        );
+        // Who is unknown stays so, whatever the number of attempts.
+        let passes = done.status.code() == Some(NO_CONNECTION)
+            && !matches!(
+                classify(&done.stderr),
+                GitFailure::UnknownHost | GitFailure::AccessDenied
+            );
+        return Err(if passes {
+            Failure::Passing { why, after: None }
+        } else {
+            Failure::Told(why)
+        });
     }
     batch::read_granted(&done.stdout).map_err(Failure::Told)
 }

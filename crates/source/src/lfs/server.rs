@@ -11,6 +11,7 @@
 //! - no address of an object, header or credential is in a message.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use super::secrets::Secrets;
 use super::{Pointer, over_ssh, own};
 use crate::SourceError;
 use crate::gateway::{Gateway, Trouble};
+use crate::limits::ReachedLimit;
 use crate::origin::{Origin, Remote};
 use crate::session::Session;
 
@@ -40,6 +42,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// No server makes us wait longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Between the signs of life of our own waiting.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// Of an answer that is an error.
 const LARGEST_ERROR: usize = 16 << 10;
@@ -61,11 +66,18 @@ impl Patience {
         }
         let pause = after.unwrap_or(FIRST_PAUSE * 2_u32.pow(self.failed));
         self.failed += 1;
-        tokio::time::sleep(pause.min(LONGEST_PAUSE)).await;
-        // It was not the server that was silent.
-        server.seen();
+        let pause = tokio::time::sleep(pause.min(LONGEST_PAUSE));
+        server.waiting_for(pause).await;
         true
     }
+}
+
+/// An answer of which there is more to come.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) response: Response,
+    /// The gateway counts it.
+    counted: bool,
 }
 
 /// Where a repository's objects are asked for.
@@ -129,8 +141,33 @@ impl<'a> Server<'a> {
     }
 
     /// A sign of life.
-    pub(crate) fn seen(&self) {
+    fn seen(&self) {
         self.session.activity.seen();
+    }
+
+    /// What came of an answer.
+    pub(crate) fn arrived(&self, answer: &Answer, piece: &[u8]) -> Result<(), Failure> {
+        self.seen();
+        let budget = &self.remote.budget;
+        if answer.counted || budget.receive(piece.len() as u64) {
+            return Ok(());
+        }
+        Err(Failure::Source(SourceError::Limit {
+            location: self.origin.location.clone(),
+            limit: ReachedLimit::Bytes(budget.limits().bytes),
+        }))
+    }
+
+    /// Waits for what has a bound of its own. Meanwhile nobody expects a word of the server.
+    async fn waiting_for<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            let ended = tokio::time::timeout(BEAT, &mut work).await;
+            self.seen();
+            if let Ok(ended) = ended {
+                return ended;
+            }
+        }
     }
 
     /// Where these objects are.
@@ -166,15 +203,15 @@ impl<'a> Server<'a> {
             url.path().trim_end_matches('/')
         ));
         let body = batch::request(wanted.iter().copied());
-        let mut response = self
+        let mut answer = self
             .send(Method::POST, url, &endpoint.headers, Some(&body))
             .await?;
-        if !response.status().is_success() {
+        if !answer.response.status().is_success() {
             return Err(self
-                .refusal(response, "the repository has no Git LFS there")
+                .refusal(answer, "the repository has no Git LFS there")
                 .await);
         }
-        let (bytes, whole) = self.body(&mut response, batch::LARGEST).await?;
+        let (bytes, whole) = self.body(&mut answer, batch::LARGEST).await?;
         if !whole {
             let most = batch::LARGEST >> 20;
             return Err(Failure::Told(format!(
@@ -204,7 +241,7 @@ impl<'a> Server<'a> {
     }
 
     /// Asks for one object.
-    pub(crate) async fn object(&self, action: &Action) -> Result<Response, Failure> {
+    pub(crate) async fn object(&self, action: &Action) -> Result<Answer, Failure> {
         let mut headers = action.headers.clone();
         if !action.authenticated && !headers.contains_key(AUTHORIZATION) {
             let endpoint = self.endpoint.lock().await;
@@ -212,17 +249,17 @@ impl<'a> Server<'a> {
                 headers.extend(endpoint.headers.clone());
             }
         }
-        let response = self
+        let answer = self
             .send(Method::GET, action.url.clone(), &headers, None)
             .await?;
-        match response.status() {
-            StatusCode::OK => Ok(response),
+        let status = answer.response.status();
+        match status {
+            StatusCode::OK => Ok(answer),
             // A part that nobody asked for.
-            StatusCode::PARTIAL_CONTENT | StatusCode::NO_CONTENT => Err(Failure::Told(format!(
-                "the server answered {}",
-                response.status()
-            ))),
-            _ => Err(self.refusal(response, "the server does not have it").await),
+            StatusCode::PARTIAL_CONTENT | StatusCode::NO_CONTENT => {
+                Err(Failure::Told(format!("the server answered {status}")))
+            }
+            _ => Err(self.refusal(answer, "the server does not have it").await),
         }
     }
 
@@ -247,7 +284,10 @@ impl<'a> Server<'a> {
         {
             return Ok(false);
         }
-        let Some((user, password)) = own::password(&self.remote.url, &self.session).await? else {
+        let Some((user, password)) = self
+            .waiting_for(own::password(&self.remote.url, &self.session))
+            .await?
+        else {
             return Ok(false);
         };
         endpoint
@@ -260,10 +300,15 @@ impl<'a> Server<'a> {
     }
 
     async fn ask_over_ssh(&self, endpoint: &mut Endpoint) -> Result<(), Failure> {
-        let (url, headers) = over_ssh::granted(&self.remote.url, &self.session)
-            .await
-            .map_err(|failure| failure.masked(&self.secrets()))?;
-        self.seen();
+        let mut patience = Patience::default();
+        let (url, headers) = loop {
+            let granted = over_ssh::granted(&self.remote.url, &self.session);
+            match self.waiting_for(granted).await {
+                Ok(granted) => break granted,
+                Err(failure) if patience.again(&failure, self).await => {}
+                Err(failure) => return Err(failure.masked(&self.secrets())),
+            }
+        };
         self.secrets().keep(&headers);
         if let Some(url) = url {
             endpoint.url = url;
@@ -279,13 +324,14 @@ impl<'a> Server<'a> {
         url: Url,
         headers: &HeaderMap,
         body: Option<&str>,
-    ) -> Result<Response, Failure> {
+    ) -> Result<Answer, Failure> {
         let first = url.origin();
         let (mut url, mut carried) = (url, true);
         for _ in 0..=MOST_REDIRECTS {
             self.check(&url)?;
             carried &= url.origin() == first;
-            let mut request = self.clients.to(&url)?.request(method.clone(), url.clone());
+            let (client, counted) = self.clients.to(&url)?;
+            let mut request = client.request(method.clone(), url.clone());
             if let Some(body) = body {
                 request = request
                     .header(ACCEPT, batch::KIND)
@@ -298,7 +344,7 @@ impl<'a> Server<'a> {
             let response = request.send().await.map_err(|e| self.broken(&e))?;
             self.seen();
             if !is_redirect(response.status()) {
-                return Ok(response);
+                return Ok(Answer { response, counted });
             }
             let to = response
                 .headers()
@@ -345,14 +391,15 @@ impl<'a> Server<'a> {
     }
 
     /// What an answer without success means; `missing` for one that says that there is nothing.
-    async fn refusal(&self, mut response: Response, missing: &str) -> Failure {
+    async fn refusal(&self, mut answer: Answer, missing: &str) -> Failure {
         const CHECK: &str = "check the credential for this address ([source.credentials.NAME])";
-        let status = response.status();
-        let after = response.headers().get(RETRY_AFTER).and_then(seconds);
-        let message = match self.body(&mut response, LARGEST_ERROR).await {
+        let status = answer.response.status();
+        let after = answer.response.headers().get(RETRY_AFTER).and_then(seconds);
+        let message = match self.body(&mut answer, LARGEST_ERROR).await {
             Ok((bytes, _)) => {
                 batch::message(&bytes).map(|text| format!(": {}", self.secrets().told(&text)))
             }
+            Err(Failure::Source(error)) => return Failure::Source(error),
             Err(_) => None,
         }
         .unwrap_or_default();
@@ -373,10 +420,10 @@ impl<'a> Server<'a> {
     }
 
     /// As much of a body as is allowed, and whether that is all of it.
-    async fn body(&self, response: &mut Response, most: usize) -> Result<(Vec<u8>, bool), Failure> {
+    async fn body(&self, answer: &mut Answer, most: usize) -> Result<(Vec<u8>, bool), Failure> {
         let mut bytes = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(|e| self.broken(&e))? {
-            self.seen();
+        while let Some(piece) = answer.response.chunk().await.map_err(|e| self.broken(&e))? {
+            self.arrived(answer, &piece)?;
             if bytes.len() + piece.len() > most {
                 return Ok((bytes, false));
             }

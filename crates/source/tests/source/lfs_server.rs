@@ -38,6 +38,8 @@ pub(crate) enum Lfs {
     ObjectSays(&'static str),
     /// The first so many requests find it broken.
     Busy(usize),
+    /// The first request is to come again after so many seconds.
+    Later(u32),
     /// Stops in the middle of an object, and keeps the connection.
     Hangs,
     /// Closes the first so many connections in the middle of an object.
@@ -175,6 +177,10 @@ impl StandIn {
             Lfs::Says(status, body) => return say(wire, status, "", body.as_bytes()),
             Lfs::Busy(most) if self.trouble(*most) => {
                 return say(wire, "503 Service Unavailable", "Retry-After: 0\r\n", b"");
+            }
+            Lfs::Later(seconds) if self.trouble(1) => {
+                let after = format!("Retry-After: {seconds}\r\n");
+                return say(wire, "429 Too Many Requests", &after, b"");
             }
             Lfs::Huge => {
                 wire.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{\"objects\":[")?;

@@ -25,7 +25,7 @@ use crate::sshd::Sshd;
 
 const PASSWORD: &str = "hunter2:/@%\"'\\ #;$(id)-7f3a9c";
 
-/// Tells [`the_download`] what to fetch: cache and address, by lines.
+/// Tells [`the_download`] what to fetch: cache, address and most bytes, by lines.
 const DOWNLOAD: &str = "BRYO_TEST_LFS_DOWNLOAD";
 
 /// Bytes of an object that would be seen if it were in memory.
@@ -220,12 +220,16 @@ async fn the_download() {
     let Ok(what) = std::env::var(DOWNLOAD) else {
         return;
     };
-    let [root, url] = what.lines().collect::<Vec<_>>()[..] else {
+    let [root, url, bytes] = what.lines().collect::<Vec<_>>()[..] else {
         panic!("{what}");
     };
     let cache = SourceCache::open(Path::new(root)).unwrap();
     let own = SourcePolicy {
         own_credentials: true,
+        limits: SourceLimits {
+            bytes: bytes.parse().unwrap(),
+            ..SourceLimits::default()
+        },
         ..policy()
     };
     let cache = cache.with_policy(Arc::new(own));
@@ -247,10 +251,14 @@ fn download(bed: &Bed, url: &str) -> Child {
 }
 
 fn download_with(bed: &Bed, url: &str, variables: &[(&str, &str)]) -> Child {
+    download_within(bed, url, variables, SourceLimits::default().bytes)
+}
+
+fn download_within(bed: &Bed, url: &str, variables: &[(&str, &str)], bytes: u64) -> Child {
     let root = bed.path("cache");
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "lfs_servers::the_download", "--nocapture"])
-        .env(DOWNLOAD, format!("{}\n{url}", root.display()))
+        .env(DOWNLOAD, format!("{}\n{url}\n{bytes}", root.display()))
         .envs(variables.iter().copied())
         .stdout(Stdio::piped())
         .spawn()
@@ -620,6 +628,22 @@ async fn trouble_that_passes_is_waited_for() {
 }
 
 #[tokio::test]
+async fn waiting_as_the_server_wants_it_is_no_stall() {
+    let bed = Bed::new();
+    repository(&bed, "app", TWO);
+    let server = Server::start(&bed.path(""));
+    server.lfs().behave(Lfs::Later(5));
+    let limits = SourceLimits {
+        stall: Duration::from_secs(3),
+        ..SourceLimits::default()
+    };
+    let bounded = SourcePolicy { limits, ..policy() };
+    let spec = source(server.url("app/.git"), None);
+    let (_, checkout) = build(&cache(&bed, bounded), &spec).await;
+    has(&checkout, TWO);
+}
+
+#[tokio::test]
 async fn what_came_stays_for_the_next_attempt() {
     let bed = Bed::new();
     let files: Vec<(String, String)> = (0..9)
@@ -755,6 +779,31 @@ fn a_proxy_of_the_environment_is_asked_for_what_may_be_asked_for() {
     }
 }
 
+#[test]
+fn behind_a_proxy_of_the_environment_the_bytes_are_counted_too() {
+    let bed = Bed::new();
+    let text = "x".repeat(600 << 10);
+    repository(&bed, "app", &[("one.bin", &text)]);
+    let proxy = Server::start(&bed.path(""));
+    let address = proxy.url("");
+    let variables = [
+        ("http_proxy", address.as_str()),
+        ("no_proxy", ""),
+        ("NO_PROXY", ""),
+    ];
+    // An answer that has no end, and an object that begins anew, four halves and a whole.
+    for manner in [Lfs::Huge, Lfs::Cuts(4)] {
+        proxy.lfs().behave(manner.clone());
+        let url = "http://git.invalid/app/.git";
+        let ended = download_within(&bed, url, &variables, 1 << 20)
+            .wait_with_output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert!(said.contains("larger than 1 MiB"), "{manner:?}: {said}");
+        fs::remove_dir_all(bed.path("cache")).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_submodule_gets_its_objects_from_its_own_server() {
     let bed = Bed::new();
@@ -832,8 +881,65 @@ async fn an_ssh_server_says_where_its_objects_are() {
     assert_eq!(open.requests(), 0);
     sshd.authenticate("<html>", "");
     fs::remove_dir_all(bed.path("cache")).unwrap();
-    let error = fetch(&self::cache(&bed, with_key), &spec)
+    let error = fetch(&self::cache(&bed, with_key.clone()), &spec)
         .await
         .unwrap_err();
     assert!(error.to_string().contains("not JSON"), "{error}");
+    sshd.authenticate(&"x".repeat(65 << 10), "");
+    let error = fetch(&self::cache(&bed, with_key), &spec)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, SourceError::Lfs { why, .. } if why.contains("longer than 64 KiB")),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_ssh_server_that_is_busy_is_asked_again() {
+    let Some(sshd) = Sshd::start() else { return };
+    let bed = Bed::new();
+    let repo = repository(&bed, "app", TWO);
+    let server = Server::start(&bed.path(""));
+    server.lfs().behave(Lfs::Honest);
+    let href = format!("{}/info/lfs", server.url("app/.git"));
+    sshd.authenticate(&serde_json::json!({"href": href}).to_string(), "");
+    let with = |known_hosts: &str| SourcePolicy {
+        credentials: vec![CredentialRule {
+            name: "story".to_owned(),
+            url: sshd.prefix().parse().unwrap(),
+            credential: Credential::SshKey {
+                key: SecretRef::File(sshd.file("key")),
+                known_hosts: sshd.file(known_hosts),
+            },
+        }],
+        ..policy()
+    };
+    // The commit is there, and only Git LFS is left to be asked.
+    let without = SourcePolicy {
+        lfs: false,
+        ..with("known_hosts")
+    };
+    let spec = source(sshd.url(&repo), None);
+    fetch(&cache(&bed, without), &spec).await.unwrap();
+    let spec = source(sshd.url(&repo), Some(&head(&repo)));
+    sshd.close(1000);
+    let error = fetch(&cache(&bed, with("known_hosts")), &spec)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, SourceError::Unreachable { .. }),
+        "{error:?}"
+    );
+    assert_eq!(sshd.left_to_close(), 995, "it is not asked for ever");
+    // A host that is another one stays so.
+    sshd.close(0);
+    let error = fetch(&cache(&bed, with("known_wrongly")), &spec)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, SourceError::Lfs { .. }), "{error:?}");
+    sshd.close(2);
+    let (_, checkout) = build(&cache(&bed, with("known_hosts")), &spec).await;
+    has(&checkout, TWO);
+    assert_eq!(sshd.left_to_close(), 0);
 }

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::bed::skipped;
@@ -16,6 +18,8 @@ pub(crate) struct Sshd {
     dir: tempfile::TempDir,
     port: u16,
     user: String,
+    /// The next so many connections are closed without a word.
+    closes: Arc<AtomicUsize>,
 }
 
 impl Sshd {
@@ -46,8 +50,15 @@ impl Sshd {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let config = path("sshd_config");
+        let closes = Arc::new(AtomicUsize::new(0));
+        let to_close = Arc::clone(&closes);
         thread::spawn(move || {
             for stream in listener.incoming() {
+                let one_less = |left: usize| left.checked_sub(1);
+                let order = Ordering::SeqCst;
+                if to_close.fetch_update(order, order, one_less).is_ok() {
+                    continue;
+                }
                 let stream = OwnedFd::from(stream.unwrap());
                 let sshd = Command::new(SSHD)
                     .args(["-i", "-e", "-f"])
@@ -64,10 +75,21 @@ impl Sshd {
             dir,
             port,
             user: user.unwrap().unwrap().name,
+            closes,
         };
         server.know("known_hosts", "host.pub");
         server.know("known_wrongly", "other.pub");
         Some(server)
+    }
+
+    /// Closes the next so many connections, as a server with too many of them does.
+    pub(crate) fn close(&self, connections: usize) {
+        self.closes.store(connections, Ordering::SeqCst);
+    }
+
+    /// How many of them are left.
+    pub(crate) fn left_to_close(&self) -> usize {
+        self.closes.load(Ordering::SeqCst)
     }
 
     /// Writes a file by which the server's key would be this one.
