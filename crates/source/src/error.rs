@@ -150,6 +150,8 @@ pub enum SourceError {
         oid: String,
         /// A server was asked for it.
         server: bool,
+        /// It wants to know who asks, or knows and does not want to answer.
+        denied: bool,
         /// Why.
         why: String,
     },
@@ -241,7 +243,7 @@ impl SourceError {
                 Some("the repository itself may be damaged: run 'git fsck' in it".into())
             }
             Self::Program(_) => Some("install git, and util-linux for prlimit".into()),
-            Self::Submodule { withheld: true, source, .. } if matches!(**source, Self::RepositoryMissing { .. }) => Some("a submodule on another server than its repository gets no credential: if you trust it, name the server in source.submodule-credentials".into()),
+            Self::Submodule { withheld: true, source, .. } if matches!(**source, Self::RepositoryMissing { .. } | Self::Lfs { denied: true, .. }) => Some("a submodule on another server than its repository gets no credential: if you trust it, name the server in source.submodule-credentials".into()),
             Self::Submodule { source, .. } => source.hint(),
             Self::Lfs { server: true, .. } => Some(
                 "see whether 'git lfs fetch' in a clone of it gets the object, or leave --lfs (source.lfs) away"

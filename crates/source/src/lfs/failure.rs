@@ -44,16 +44,18 @@ impl Failure {
 
     /// What it is for the caller, about an object and a file that points to it.
     pub(crate) fn told(self, location: &str, path: &str, pointer: &Pointer) -> SourceError {
-        let of = |why| SourceError::Lfs {
+        let of = |why, denied| SourceError::Lfs {
             location: location.to_owned(),
             path: path.to_owned(),
             oid: pointer.oid().to_owned(),
             server: true,
+            denied,
             why,
         };
         match self {
             Self::Source(error) => error,
-            Self::Told(why) | Self::Denied(why) => of(why),
+            Self::Told(why) => of(why, false),
+            Self::Denied(why) => of(why, true),
             Self::Passing { why, .. } => SourceError::Unreachable {
                 location: location.to_owned(),
                 detail: format!("{path} in Git LFS: {why}"),

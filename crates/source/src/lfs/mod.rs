@@ -33,6 +33,7 @@ use bryo_model::{Amount, Scheme};
 use git2::ObjectType;
 
 use crate::checkout::Contents;
+use crate::credentials::Identity;
 use crate::limits::ReachedLimit;
 use crate::lock::{Access, Lock};
 use crate::mirror::LockedMirror;
@@ -75,7 +76,7 @@ impl SourceCache {
             let sizes = found.needed.keys().map(|pointer| pointer.size);
             bytes = sizes.fold(bytes, u64::saturating_add);
             malformed.extend(found.malformed);
-            all.push((origin, found.needed));
+            all.push((part.prefix.clone(), origin, found.needed));
         }
         let most = self.policy().limits.bytes;
         if bytes > most {
@@ -97,7 +98,7 @@ impl SourceCache {
             }
         }
         let mut was_there = true;
-        for (origin, needed) in all {
+        for (prefix, origin, needed) in all {
             let objects = store::objects(&self.paths().mirror(&origin.key));
             let missing = |needed: &Needed| {
                 let absent = needed.iter().filter(|(p, _)| !store::has(&objects, p));
@@ -112,9 +113,24 @@ impl SourceCache {
             // Whoever had the lock before us may have brought them.
             let absent: Needed = missing(&absent);
             self.bring(&mirror, origin, objects, absent, progress)
-                .await?;
+                .await
+                .map_err(|error| self.of_part(prefix, origin, error))?;
         }
         Ok(was_there)
+    }
+
+    /// The error of a submodule names it, like one of its fetch.
+    fn of_part(&self, prefix: String, origin: &Origin, source: SourceError) -> SourceError {
+        if prefix.is_empty() {
+            return source;
+        }
+        let nobody = origin.identity() == Identity::Anonymous;
+        SourceError::Submodule {
+            path: prefix,
+            url: origin.location.clone(),
+            withheld: nobody && self.policy().has_credential(origin),
+            source: Box::new(source),
+        }
     }
 
     /// Brings objects into a mirror's directory.
@@ -247,6 +263,7 @@ fn lfs(location: &str, path: &str, pointer: &Pointer, why: String) -> SourceErro
         path: path.to_owned(),
         oid: pointer.oid().to_owned(),
         server: false,
+        denied: false,
         why,
     }
 }

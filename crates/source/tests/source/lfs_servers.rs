@@ -819,7 +819,7 @@ async fn a_submodule_gets_its_objects_from_its_own_server() {
     let mut other = with_password(policy.clone(), &second, "secret-7f3a9c").credentials;
     other[0].name = "other".to_owned();
     policy.credentials.append(&mut other);
-    let cache = cache(&bed, policy);
+    let cache = cache(&bed, policy.clone());
     let (_, checkout) = build(&cache, &source(first.url("app/.git"), None)).await;
     has(&checkout, TWO);
     has(&checkout, &[("lib/lib.bin", "of the library\n")]);
@@ -827,6 +827,28 @@ async fn a_submodule_gets_its_objects_from_its_own_server() {
     // There is a credential for it, which a submodule on another server does not get.
     let told = |headers: &String| headers.contains("Basic ");
     assert!(!second.seen().iter().any(told), "{:?}", second.seen());
+    second
+        .lfs()
+        .behave(Lfs::Says("401 Unauthorized", "{\"message\":\"no\"}"));
+    drop(checkout);
+    fs::remove_dir_all(bed.path("cache")).unwrap();
+    let cache = self::cache(&bed, policy);
+    let error = fetch(&cache, &source(first.url("app/.git"), None))
+        .await
+        .unwrap_err();
+    let SourceError::Submodule {
+        path,
+        withheld: true,
+        source: why,
+        ..
+    } = &error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(path, "lib");
+    assert!(why.to_string().contains("lib/lib.bin"), "{why}");
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("source.submodule-credentials"), "{hint}");
 }
 
 #[tokio::test]
