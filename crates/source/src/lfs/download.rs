@@ -68,7 +68,7 @@ pub(crate) async fn bring(
             objects,
             meter: Meter::new(progress, sizes.fold(0, u64::saturating_add)),
         };
-        download.all(origin, absent).await
+        Box::pin(download.all(origin, absent)).await
     };
     let reached = |limit| {
         Err(SourceError::Limit {
