@@ -442,6 +442,7 @@ impl SourceCache {
             gathered.contents.lfs,
         );
         let mut repairs: BTreeMap<&RepositoryKey, String> = BTreeMap::new();
+        let mut brought_again = false;
         loop {
             let shared = place.lock(Access::Shared).await?;
             if let Some(mut checkout) = place.open(shared, &self.boot)? {
@@ -453,8 +454,20 @@ impl SourceCache {
                 tokio::time::sleep(TRY_AGAIN).await;
                 continue;
             };
+            let origins = gathered.origins.iter();
+            let seen: Vec<_> = origins.map(|origin| self.mark(origin)).collect();
             match self.make(&place, alone, gathered, progress).await? {
                 Ok(()) => {}
+                // An object was spoiled in the cache, or went with a mirror that another job has put aside.
+                Err(NotMade {
+                    error: SourceError::Lfs { .. },
+                    ..
+                }) if !brought_again => {
+                    brought_again = true;
+                    let mut contents = gathered.contents.clone();
+                    self.bring_lfs(&mut contents, &gathered.origins, progress)
+                        .await?;
+                }
                 Err(NotMade { part, error }) => {
                     let (origin, (key, damaged)) =
                         (&gathered.origins[part], &gathered.contents.parts[part]);
@@ -462,7 +475,8 @@ impl SourceCache {
                     if !corrupt || repairs.contains_key(key) {
                         return Err(error);
                     }
-                    self.repair(origin, &damaged.commit, progress).await?;
+                    let seen = seen[part].as_deref();
+                    self.repair(origin, &damaged.commit, seen, progress).await?;
                     if gathered.contents.lfs {
                         // They were in the mirror that is gone.
                         let mut contents = gathered.contents.clone();
@@ -520,15 +534,24 @@ impl SourceCache {
         }
     }
 
-    /// Makes a mirror again, with this commit.
+    /// The mark of an origin's mirror, if there is one.
+    pub(crate) fn mark(&self, origin: &Origin) -> Option<String> {
+        mirror::mark(&mirror_path(self, origin))
+    }
+
+    /// Makes a mirror again, with this commit. `seen` is the mark of the one that was found damaged: another job may have put
+    /// that one aside meanwhile, and its successor is not thrown away after it.
     pub(crate) async fn repair(
         &self,
         origin: &Origin,
         commit: &CommitId,
+        seen: Option<&str>,
         progress: &Progress,
     ) -> Result<(), SourceError> {
         let mirror = LockedMirror::acquire(&self.paths, origin).await?;
-        mirror.discard().await?;
+        if mirror::mark(mirror.path()).as_deref() == seen {
+            mirror.discard().await?;
+        }
         let wanted = Wanted::Commit {
             id: commit.clone(),
             description: commit.short().to_owned(),

@@ -242,7 +242,10 @@ impl SourceError {
             Self::Corrupt { .. } => {
                 Some("the repository itself may be damaged: run 'git fsck' in it".into())
             }
-            Self::Program(_) => Some("install git, and util-linux for prlimit".into()),
+            Self::Program(ProcessError::NotInstalled { .. }) => {
+                Some("install git, and util-linux for prlimit".into())
+            }
+            Self::Program(_) => None,
             Self::Submodule { withheld: true, source, .. } if matches!(**source, Self::RepositoryMissing { .. } | Self::Lfs { denied: true, .. }) => Some("a submodule on another server than its repository gets no credential: if you trust it, name the server in source.submodule-credentials".into()),
             Self::Submodule { source, .. } => source.hint(),
             Self::Lfs { server: true, .. } => Some(

@@ -22,6 +22,7 @@ use std::time::Duration;
 use bryo_model::Amount;
 use bryo_process::{Finished, ProcessError, Program, Stdio, find_program};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statvfs::statvfs;
 
 use crate::budget::Turn;
 use crate::limits::ReachedLimit;
@@ -192,9 +193,30 @@ pub(crate) async fn fetch(
         Ended::Done(_) => Ok(Outcome::Brought),
         Ended::Failed(said) => match git_failure::classify(&said) {
             GitFailure::NoRoom => Ok(Outcome::NoRoom(git_failure::detail(&said))),
-            _ => Err(origin.failure(&said)),
+            _ => Err(failure(mirror, origin, &said)),
         },
     }
+}
+
+/// What git's failure is for the caller.
+fn failure(mirror: &Path, origin: &Origin, said: &str) -> SourceError {
+    // Whose disk is full ssh does not tell: it passes on what the server's programs write.
+    let full = matches!(git_failure::classify(said), GitFailure::DiskFull);
+    if full && has_no_room(mirror) {
+        return SourceError::DiskFull {
+            path: mirror.to_owned(),
+        };
+    }
+    origin.failure(said)
+}
+
+/// Whether hardly anything can be written there.
+fn has_no_room(mirror: &Path) -> bool {
+    const HARDLY_ANYTHING: u64 = 1 << 20;
+    statvfs(mirror).is_ok_and(|fs| {
+        fs.blocks_available().saturating_mul(fs.fragment_size()) < HARDLY_ANYTHING
+            || fs.files() > 0 && fs.files_available() == 0
+    })
 }
 
 /// The tags that an origin has, each with the object that it names itself.
@@ -214,7 +236,7 @@ pub(crate) async fn tags(
     args.push(origin.address.clone());
     let listed = match talk(mirror, origin, paths, args, progress).await? {
         Ended::Done(listed) => listed,
-        Ended::Failed(said) => return Err(origin.failure(&said)),
+        Ended::Failed(said) => return Err(failure(mirror, origin, &said)),
     };
     let lines = listed.split(|byte| *byte == b'\n');
     let pair = |line: &[u8]| {
@@ -317,6 +339,11 @@ async fn talk(
             let most = turn.map_or(after, |turn| turn.limits().timeout);
             Err(reached(ReachedLimit::Timeout(most)))
         }
+        // How much there is to be said is the server's.
+        Err(error @ ProcessError::TooMuchOutput { .. }) => Err(SourceError::Git {
+            location: origin.location.clone(),
+            detail: error.to_string(),
+        }),
         Err(other) => Err(SourceError::Program(other)),
     }
 }

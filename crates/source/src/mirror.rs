@@ -4,7 +4,7 @@
 //! - only [`LockedMirror`], which holds the mirror's exclusive lock, can change one;
 //! - a mirror appears under its name whole, and is taken from it by one rename;
 //! - its configuration names no remote and no address: both are arguments of each fetch;
-//! - every commit that was fetched stays reachable from a reference, so that no clean-up can take it.
+//! - every commit that was fetched stays, whether or not a reference still leads to it: nothing here prunes objects.
 
 use std::ffi::OsString;
 use std::fs;
@@ -125,7 +125,7 @@ impl<'a> LockedMirror<'a> {
     }
 
     /// Brings what is wanted into the mirror: a commit of a server's alone, with the tags on the way to it; where the server
-    /// does not give it, and for names, all branches and tags. One git program nearly always.
+    /// does not give it, and for names, all branches and tags. One git program, and for a commit another one where the mirror has tags.
     pub(crate) async fn fetch(
         &self,
         wanted: &Wanted,
@@ -280,8 +280,13 @@ impl<'a> LockedMirror<'a> {
         progress: &Progress,
     ) -> Result<Outcome, SourceError> {
         let what = What { refspecs, tags };
-        match git::fetch(&self.path, self.origin, self.paths, what, progress).await {
-            // A server can say what git would say, so its words prove nothing.
+        self.proved(git::fetch(&self.path, self.origin, self.paths, what, progress).await)
+            .await
+    }
+
+    /// What git told after it talked to a server. A server can say what git would say, so words alone prove no damage.
+    async fn proved<T>(&self, told: Result<T, SourceError>) -> Result<T, SourceError> {
+        match told {
             Err(SourceError::Corrupt { location, detail })
                 if self.origin.is_elsewhere() && !git::is_damaged(&self.path).await =>
             {
@@ -303,7 +308,8 @@ impl<'a> LockedMirror<'a> {
         if ours.is_empty() {
             return Ok(());
         }
-        let theirs = git::tags(&self.path, self.origin, self.paths, progress).await?;
+        let listed = git::tags(&self.path, self.origin, self.paths, progress).await;
+        let theirs = self.proved(listed).await?;
         let stale: Vec<Vec<u8>> = ours
             .into_iter()
             .filter(|(name, id)| theirs.get(name) != Some(id))

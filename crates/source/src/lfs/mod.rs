@@ -66,9 +66,11 @@ impl SourceCache {
         let mut all = Vec::new();
         let (mut bytes, mut malformed) = (0_u64, Vec::new());
         for ((_, part), origin) in contents.parts.iter().zip(origins) {
+            let seen = self.mark(origin);
             let found = match self.pointers(part, origin).await {
                 Err(SourceError::Corrupt { .. }) => {
-                    self.repair(origin, &part.commit, progress).await?;
+                    self.repair(origin, &part.commit, seen.as_deref(), progress)
+                        .await?;
                     self.pointers(part, origin).await?
                 }
                 other => other?,

@@ -249,9 +249,10 @@ impl SourceCache {
         progress: &Progress,
         all: &mut Gathered,
     ) -> Result<Has, SourceError> {
+        let seen = self.mark(&parent.origin);
         match self.read_submodules(parent).await {
             Err(SourceError::Corrupt { .. }) => {
-                self.repair(&parent.origin, &parent.commit, progress)
+                self.repair(&parent.origin, &parent.commit, seen.as_deref(), progress)
                     .await?;
                 all.notices.push(crate::cache::repaired(&parent.origin));
                 self.read_submodules(parent).await

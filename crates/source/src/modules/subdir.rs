@@ -29,9 +29,11 @@ impl SourceCache {
             return Err(missing(subdir, &whole.commit));
         };
         let commit = &gathered.contents.parts[number].1.commit;
+        let origin = &gathered.origins[number];
+        let seen = self.mark(origin);
         let found = match self.find_in(gathered, number, rest).await {
             Err(SourceError::Corrupt { .. }) => {
-                self.repair(&gathered.origins[number], commit, progress)
+                self.repair(origin, commit, seen.as_deref(), progress)
                     .await?;
                 self.find_in(gathered, number, rest).await?
             }

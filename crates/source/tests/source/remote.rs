@@ -319,6 +319,15 @@ async fn words_of_a_server_are_no_damage_of_the_mirror() {
     assert!(matches!(error, SourceError::Git { .. }), "{error:?}");
     assert!(error.to_string().contains("packfile x"), "{error}");
     assert_eq!(inode(&mirror(&cache)), before);
+    // Where the mirror has tags, the server is asked for its own before anything else.
+    server.behave(Manner::Honest);
+    git(&repo, &["tag", "v1"]);
+    fetch(&cache, &source(&url, None)).await.unwrap();
+    let next = commit(&repo, "next");
+    server.behave(Manner::Names("packfile x"));
+    let error = fetch(&cache, &source(&url, Some(&next))).await.unwrap_err();
+    assert!(matches!(error, SourceError::Git { .. }), "{error:?}");
+    assert_eq!(inode(&mirror(&cache)), before);
 }
 
 #[tokio::test]
