@@ -21,6 +21,8 @@ mod lfs_server;
 #[cfg(test)]
 mod lfs_servers;
 #[cfg(test)]
+mod lfs_ways;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod local;
