@@ -111,8 +111,9 @@ fn thirty_two_processes_at_four_commits_make_one_mirror_and_four_trees() {
         (count(CachedKind::Mirror), count(CachedKind::Checkout)),
         (1, 4)
     );
-    // Each commit once: whoever waited for the lock found what it wanted.
-    assert!(server.requests() <= 4 * 3, "{}", server.requests());
+    // Each commit once: whoever waited for the lock found what it wanted. A fetch is three requests, and two more ask for the
+    // server's tags where the mirror has some.
+    assert!(server.requests() <= 4 * (3 + 2), "{}", server.requests());
 }
 
 /// The same numbers in every run, unlike each other.
