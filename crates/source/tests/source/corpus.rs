@@ -14,7 +14,7 @@ use crate::hostile::raw_commit;
 use crate::http::Server;
 
 /// What is refused is refused before it costs anything.
-const PROMPTLY: Duration = Duration::from_secs(30);
+const PROMPTLY: Duration = Duration::from_secs(120);
 
 fn raw_tree(repository: &Repository, entries: &[(&str, &str, Oid)]) -> Oid {
     let mut raw = Vec::new();
