@@ -36,6 +36,9 @@ use crate::crun::{self, SealedCrun};
 /// How long what was killed may take to be gone.
 const DYING: Duration = Duration::from_secs(5);
 
+/// How long a container of podman's may be about to start once the agent is gone.
+const STARTING: Duration = Duration::from_secs(3);
+
 /// So much a job can write before it has to wait for the agent, in bytes.
 const OUTPUT_PIPE: i32 = 256 << 10;
 
@@ -369,11 +372,17 @@ impl Server {
         // Until everything is gone: a crun that was being killed may still have put a job into its cgroup.
         let since = Instant::now();
         loop {
+            let mut starting = false;
             for cgroup in &self.guarded {
-                let _ = std::fs::write(cgroup.join("cgroup.kill"), "1");
+                if since.elapsed() < STARTING && podman_starts(cgroup) {
+                    starting = true;
+                } else {
+                    let _ = std::fs::write(cgroup.join("cgroup.kill"), "1");
+                }
             }
             self.kill_strays();
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Err(Errno::ECHILD) if starting => std::thread::sleep(LOOK),
                 Err(Errno::ECHILD) => return,
                 Ok(WaitStatus::StillAlive) if since.elapsed() > DYING => return,
                 Ok(WaitStatus::StillAlive) => std::thread::sleep(LOOK),
@@ -412,4 +421,28 @@ fn in_words(status: WaitStatus) -> String {
         WaitStatus::Signaled(_, signal, _) => format!("signal {signal}"),
         other => format!("{other:?}"),
     }
+}
+
+/// Whether podman is about to start a container in this cgroup: its first process is still the runtime. One that is killed
+/// then leaves `crun start` waiting for it for ever, with podman's lock on the container. Nothing of the job runs yet.
+fn podman_starts(cgroup: &Path) -> bool {
+    let entries = std::fs::read_dir(cgroup).into_iter().flatten().flatten();
+    let containers = entries.filter(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with("libpod-") && !name.starts_with("libpod-conmon")
+    });
+    let processes = containers
+        .filter_map(|dir| std::fs::read_to_string(dir.path().join("cgroup.procs")).ok())
+        .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
+    processes
+        .filter_map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok())
+        .any(|words| {
+            let mut words = words.split(|byte| *byte == 0);
+            let runtime = words.next().is_some_and(|program| {
+                let name = program.rsplit(|byte| *byte == b'/').next();
+                matches!(name, Some(b"crun" | b"runc"))
+            });
+            runtime && words.any(|word| word == b"create")
+        })
 }
