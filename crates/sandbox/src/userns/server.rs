@@ -37,6 +37,7 @@ use crate::crun::{self, SealedCrun};
 const DYING: Duration = Duration::from_secs(5);
 
 /// How long a container of podman's may be about to start once the agent is gone.
+/// A job whose process has the runtime's words as its own gains so much and no more.
 const STARTING: Duration = Duration::from_secs(3);
 
 /// So much a job can write before it has to wait for the agent, in bytes.
