@@ -1,9 +1,13 @@
 //! Ctrl-C in each stage: nothing published, nothing left, 130.
 
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::stories;
 use bryo_stories::{Going, Runtime, World, wait_until};
@@ -110,6 +114,103 @@ stories! {
         going.abandon();
         // Which removes what is left.
         world.build("succeeds", &[]).ended(0, "succeeded");
+    }
+
+    fn while_podman_starts_the_container(world) {
+        let Some(slow) = SlowStart::new(world) else { return };
+        let going = slow.start(world);
+        going.signal(Signal::SIGTERM);
+        let told = going.end();
+        told.ended(130, "cancelled");
+        slow.has_started();
+    }
+
+    fn killed_while_podman_starts_the_container(world) {
+        let Some(slow) = SlowStart::new(world) else { return };
+        let going = slow.start(world);
+        going.signal(Signal::SIGKILL);
+        slow.has_started();
+        going.abandon();
+        // Which removes what is left.
+        world.build("succeeds", &[]).ended(0, "succeeded");
+    }
+}
+
+/// A podman service of its own, whose crun is slow to start what it has made. A job that is ended meanwhile must not be
+/// ended in its way: that crun would wait for ever, and podman with it.
+struct SlowStart {
+    service: Child,
+    socket: PathBuf,
+    mark: PathBuf,
+}
+
+impl SlowStart {
+    /// None where podman is not what is told about.
+    fn new(world: &World) -> Option<Self> {
+        if world.runtime() != Runtime::Podman {
+            return None;
+        }
+        let bin = world.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        let crun = bin.join("crun");
+        std::fs::copy(env!("CARGO_BIN_EXE_bryo-slow-start"), &crun).unwrap();
+        let socket = world.path().join("podman.sock");
+        let service = Command::new("podman")
+            .arg("--runtime")
+            .arg(&crun)
+            .args(["system", "service", "-t", "0"])
+            .arg(format!("unix://{}", socket.display()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let slow = Self {
+            service,
+            socket,
+            mark: world.path().join("starting"),
+        };
+        wait_until("the podman service answers", || {
+            UnixStream::connect(&slow.socket).is_ok()
+        });
+        Some(slow)
+    }
+
+    /// Starts a job and waits until its container is being started.
+    fn start<'a>(&self, world: &'a World) -> Going<'a> {
+        let repository = world.repository("never-ends");
+        let mut command = world.command();
+        command
+            .env(
+                "CONTAINER_HOST",
+                format!("unix://{}", self.socket.display()),
+            )
+            .args(["run", repository.path().to_str().unwrap(), "--json"])
+            .args(["--image", &world.image("busybox.tar"), "--network", "none"])
+            .args([
+                "--runtime",
+                "podman",
+                "--output",
+                world.site().to_str().unwrap(),
+            ])
+            .args(["--", "sleep", "infinity"]);
+        let going = world.start_command(&mut command);
+        wait_until("the container is being started", || self.mark.exists());
+        going
+    }
+
+    #[track_caller]
+    fn has_started(&self) {
+        wait_until("the start has ended", || !self.mark.exists());
+    }
+}
+
+impl Drop for SlowStart {
+    fn drop(&mut self) {
+        // With whatever waits for ever.
+        let group = i32::try_from(self.service.id()).unwrap();
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        let _ = self.service.wait();
     }
 }
 

@@ -12,7 +12,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +28,11 @@ use crate::{Exit, SandboxError};
 
 /// The network helper is started by this one too.
 const STARTING: Duration = Duration::from_secs(60);
+
+/// How long a start that was asked for may take until nobody waits for it who wants to end the job, and how far apart it is
+/// looked for.
+const LETTING_GO: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(1);
 
 /// After the last process is gone, conmon writes the exit code within a millisecond or two. Looks until then: so many,
 /// so far apart; after that `wait` is asked.
@@ -45,6 +50,8 @@ pub(crate) struct PodmanContainer {
     cgroup_parent: PathBuf,
     expected: Expected,
     ready: Option<Ready>,
+    /// A start was asked for, and not answered.
+    starting: bool,
     counters: Option<Counters>,
     traffic: Option<Traffic>,
 }
@@ -122,6 +129,7 @@ impl PodmanContainer {
             cgroup_parent,
             expected,
             ready: None,
+            starting: false,
             counters: None,
             traffic: None,
         }
@@ -206,9 +214,27 @@ impl PodmanContainer {
         let attach = self.post("attach?stdin=false&stdout=true&stderr=true&stream=true&logs=false");
         let attached = attach.upgrade(self.client.socket()).await;
         let (connection, already) = attached.map_err(|e| e.during("attach to the container"))?;
+        self.starting = true;
         let started = self.client.send(self.post("start").within(STARTING)).await;
+        self.starting = started.as_ref().is_err_and(|e| e.refusal().is_none());
         started.map_err(|e| e.during("start the container"))?;
         Ok(PodmanLogs::new(connection, &already))
+    }
+
+    /// Waits until a start that was asked for and not answered has let the job's first process go.
+    ///
+    /// Whoever kills that process between the runtime's look at it and its word to it has the runtime wait for ever, and
+    /// podman with it, which holds the container's lock.
+    pub(crate) async fn settle(&self) {
+        let Some(ready) = self.ready.as_ref().filter(|_| self.starting) else {
+            return;
+        };
+        let since = Instant::now();
+        while proof::name(ready.pid).is_ok_and(|name| name == ready.name)
+            && since.elapsed() < LETTING_GO
+        {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Checks from `/proc` that the started job has our capabilities and no others, can gain none, and is under a system

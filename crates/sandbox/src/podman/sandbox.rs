@@ -352,6 +352,9 @@ impl PodmanSandbox {
     /// Removes everything of the container. Safe to repeat.
     pub(crate) async fn remove(&mut self) -> Vec<Leftover> {
         let mut left = Vec::new();
+        if let Some(container) = &self.container {
+            container.settle().await;
+        }
         if let Some(Init::Ready { pid }) = self.init.take()
             && is_in(pid, self.cgroup.dir())
         {
