@@ -218,16 +218,18 @@ pub(crate) fn blame(cause: &Cause) -> Option<Blame> {
     let elsewhere = match cause {
         Cause::Source(error) => is_of_the_source(error),
         Cause::Image(error) => matches!(error, ImageError::Unreachable { .. }),
-        // A version that somebody else has meanwhile, or a target that is in the way, is this job's alone.
-        Cause::Depot(error) => matches!(
-            error.cause(),
-            DepotError::Overtaken(_)
-                | DepotError::Disturbed { .. }
-                | DepotError::Refused { .. }
-                | DepotError::Changed { .. }
-                | DepotError::Stopped
-        ),
-        _ => false,
+        Cause::Depot(error) => is_of_the_publication(error),
+        Cause::Sandbox(_) | Cause::Work(..) | Cause::Secrets(_) | Cause::Task(_) => false,
+        // No infrastructure failures.
+        Cause::Cancelled(_)
+        | Cause::Late(..)
+        | Cause::Exit(_)
+        | Cause::Signal(_)
+        | Cause::NotStarted(_)
+        | Cause::OutOfMemory(_)
+        | Cause::Limit(_)
+        | Cause::OutputEmpty
+        | Cause::Unusable(_) => return None,
     };
     Some(match elsewhere {
         true => Blame::Elsewhere,
@@ -243,8 +245,45 @@ fn is_of_the_source(error: &SourceError) -> bool {
         | SourceError::Limit { .. }
         | SourceError::Credential { .. }
         | SourceError::Corrupt { .. }
-        | SourceError::Git { .. } => true,
-        _ => false,
+        | SourceError::Git { .. }
+        | SourceError::RepositoryMissing { .. }
+        | SourceError::NotTheTop { .. }
+        | SourceError::Foreign { .. }
+        | SourceError::Sha256 { .. }
+        | SourceError::Refused { .. }
+        | SourceError::RefusedTree { .. }
+        | SourceError::Lfs { .. }
+        | SourceError::BadAddress(_)
+        | SourceError::RefMissing { .. }
+        | SourceError::SubDirMissing { .. } => true,
+        SourceError::DiskFull { .. }
+        | SourceError::Program(_)
+        | SourceError::Io { .. }
+        | SourceError::Library { .. }
+        | SourceError::Task(_) => false,
+    }
+}
+
+/// Whether it is this job's alone: a version that somebody else has meanwhile, or a target that is in the way.
+fn is_of_the_publication(error: &DepotError) -> bool {
+    match error.cause() {
+        DepotError::Overtaken(_)
+        | DepotError::Disturbed { .. }
+        | DepotError::Refused { .. }
+        | DepotError::Changed { .. }
+        | DepotError::Stopped
+        | DepotError::TooLarge(_)
+        | DepotError::Key { .. }
+        | DepotError::Overlap { .. } => true,
+        DepotError::NoSpace { .. }
+        | DepotError::Denied { .. }
+        | DepotError::Io { .. }
+        | DepotError::Settings { .. }
+        | DepotError::Store { .. }
+        | DepotError::Right { .. }
+        | DepotError::Unfinished { .. }
+        | DepotError::Lost
+        | DepotError::StagingLeft { .. } => false,
     }
 }
 
