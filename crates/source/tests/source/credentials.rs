@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bryo_model::Secret;
 use bryo_source::{
@@ -304,6 +304,11 @@ async fn while_git_works_the_password_is_in_one_file_that_nobody_else_can_read()
         .env("X", "hunter2")
         .spawn()
         .unwrap();
+    // A process that has just become another program has no environment for a moment.
+    let since = Instant::now();
+    while processes_with("hunter2").is_empty() && since.elapsed() < Duration::from_secs(60) {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(processes_with("hunter2").len(), 1);
     let _ = (seen.kill(), seen.wait());
     drop(hanging);
