@@ -135,6 +135,8 @@ impl SourceCache {
         if !tag.exists() {
             fs::write(&tag, CACHEDIR_TAG).map_err(SourceError::io(&tag))?;
         }
+        // libgit2 would keep the trees that it has read, up to 256 MiB of each repository, and none is read twice in a walk.
+        git2::opts::enable_caching(false);
         let boot = fs::read_to_string(BOOT_ID).map_err(SourceError::io(Path::new(BOOT_ID)))?;
         Ok(Self {
             paths,

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::lfs::store;
 use crate::lock::{Access, Lock, TRY_AGAIN};
 use crate::mirror::{self, remove_all, replace};
-use crate::tree::{self, Base, Bounds, Kind, Part, To};
+use crate::tree::{self, Base, Bounds, Part, To};
 use crate::{Paths, Progress, RepositoryKey, SourceError, dot_git};
 
 /// A ready tree. While it lives, nobody removes it.
@@ -453,31 +453,28 @@ impl<'a> Writing<'a> {
                     entries: left,
                     ..bounds
                 };
-                let plan =
-                    tree::plan(part, &objects, beside.as_ref().map(|(oid, _)| *oid), bounds)?;
-                let found = plan.dirs.len() + plan.entries.len();
-                left = left.saturating_sub(u64::try_from(found).unwrap_or(u64::MAX));
-                let with_lfs = contents.lfs && plan.mentions_lfs;
-                lfs |= plan.mentions_lfs && !with_lfs;
+                let survey = tree::survey(part, &objects, bounds)?;
+                left = left.saturating_sub(survey.dirs + survey.entries);
+                let with_lfs = contents.lfs && survey.mentions_lfs;
+                lfs |= survey.mentions_lfs && !with_lfs;
                 let lfs_objects = store::objects(&mirror);
                 // A pointer that the one tree has as it is, the other may have replaced.
-                let beside = beside.filter(|(_, base)| base.lfs == with_lfs);
-                let modules = plan.entries.iter().filter(|e| e.kind == Kind::Module);
-                empty.extend(modules.map(|e| below(&part.prefix, &e.path)));
+                let beside = beside.filter(|base| base.lfs == with_lfs);
+                empty.extend(survey.modules.iter().map(|path| below(&part.prefix, path)));
                 let git = new.join(dot_git::place(number));
                 dot_git::write(new, number, &part.prefix, &part.commit, &mirror)?;
                 let to = To {
                     objects: &objects,
                     top: &new.join(&part.prefix),
                     index: &git.join("index"),
-                    base: beside.as_ref().map(|(_, base)| base),
+                    base: beside.as_ref(),
                     lfs: with_lfs.then_some(&*lfs_objects),
                     masked,
                     most: bounds.bytes,
                     room: &room,
                     memory: bounds.memory,
                 };
-                tree::write(part, &plan, &to, progress)?;
+                tree::write(part, &survey, &to, progress)?;
                 match self.objects {
                     None => dot_git::settle_index(to.index)?,
                     Some(seen) => dot_git::borrow_objects(&git, &seen(key))?,
@@ -507,10 +504,15 @@ impl<'a> Writing<'a> {
             !contents.left_out.contains(path) && parts.iter().all(|part| part.path != *path)
         });
         notices.extend(
-            empty.iter().map(|path| {
+            empty.iter().take(MOST_TOLD).map(|path| {
                 format!("submodule {path} is not in .gitmodules: its directory is empty")
             }),
         );
+        if let more @ 1.. = empty.len().saturating_sub(MOST_TOLD) {
+            notices.push(format!(
+                "{more} more submodules are not in .gitmodules: their directories are empty"
+            ));
+        }
         if lfs {
             notices
                 .push("files kept in Git LFS are not fetched: the tree has their pointers".into());
@@ -525,6 +527,9 @@ impl<'a> Writing<'a> {
     }
 }
 
+/// So many submodules that nothing is known of are named.
+const MOST_TOLD: usize = 20;
+
 /// So many checkouts are tried as a base.
 const MOST_BASES: usize = 3;
 
@@ -536,14 +541,14 @@ struct Made {
 
 impl Made {
     /// Its share of this repository at this path.
-    fn of(&self, key: &RepositoryKey, prefix: &str) -> Option<(Oid, Base)> {
+    fn of(&self, key: &RepositoryKey, prefix: &str) -> Option<Base> {
         let same = |part: &&ReadyPart| part.path == prefix && part.mirror == key.to_string();
         let part = self.ready.parts.iter().find(same)?;
-        let dir = self.checkout.tree().join(prefix);
-        Some((
-            Oid::from_str(part.commit.as_str()).ok()?,
-            Base { dir, lfs: part.lfs },
-        ))
+        Some(Base {
+            commit: Oid::from_str(part.commit.as_str()).ok()?,
+            dir: self.checkout.tree().join(prefix),
+            lfs: part.lfs,
+        })
     }
 }
 

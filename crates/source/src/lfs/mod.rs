@@ -39,7 +39,7 @@ use crate::lock::{Access, Lock};
 use crate::mirror::LockedMirror;
 use crate::objects::{blocking, damaged};
 use crate::origin::Origin;
-use crate::tree::{self, Bounds, Kind, Part};
+use crate::tree::{self, Bounds, Part};
 use crate::{Progress, SourceCache, SourceError};
 pub(crate) use pointer::{Pointer, Reading};
 use store::NotCopied;
@@ -192,20 +192,15 @@ impl SourceCache {
 /// All pointers of a part's tree.
 fn find(part: &Part, objects: &Path, bounds: Bounds) -> Result<Found, SourceError> {
     let failed = |e: git2::Error| damaged(&e, &part.location);
-    let plan = tree::plan(part, objects, None, bounds)?;
     let mut found = Found::default();
-    if !plan.mentions_lfs {
+    if !tree::survey(part, objects, bounds)?.mentions_lfs {
         return Ok(found);
     }
     let odb = tree::odb(objects).map_err(failed)?;
-    let files = plan
-        .entries
-        .iter()
-        .filter(|entry| matches!(entry.kind, Kind::File | Kind::Executable));
-    for entry in files {
+    tree::each_file(part, objects, |entry| {
         let (size, kind) = odb.read_header(entry.id).map_err(failed)?;
         if size >= pointer::LARGEST || kind != ObjectType::Blob {
-            continue;
+            return Ok(());
         }
         let blob = odb.read(entry.id).map_err(failed)?;
         let at = || part.shown(&entry.path);
@@ -216,7 +211,8 @@ fn find(part: &Part, objects: &Path, bounds: Bounds) -> Result<Found, SourceErro
             Reading::Malformed => found.malformed.push(at()),
             Reading::Content => {}
         }
-    }
+        Ok(())
+    })?;
     Ok(found)
 }
 

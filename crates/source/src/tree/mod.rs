@@ -1,4 +1,4 @@
-//! The files of one commit: which there will be ([`plan`]), and writing them ([`write`](mod@write)).
+//! The files of one commit: which there will be ([`walk`]), and writing them ([`write`](mod@write)).
 //!
 //! Why not libgit2's own checkout? It writes one file after another. Here as many threads write as there are processors,
 //! and what an older checkout of the same repository has already is linked and not written.
@@ -10,10 +10,10 @@
 
 mod index;
 pub(crate) mod names;
-mod plan;
+mod walk;
 mod write;
 
-pub(crate) use plan::{Bounds, Kind, Plan, plan};
+pub(crate) use walk::{Bounds, Survey, each_file, survey};
 pub(crate) use write::{Base, To, write};
 
 use crate::SourceError;
@@ -38,7 +38,7 @@ impl Part {
 
     /// A path in it, from the top of the whole tree.
     pub(crate) fn shown(&self, path: &[u8]) -> String {
-        plan::shown(self.prefix.as_bytes(), path)
+        walk::shown(self.prefix.as_bytes(), path)
     }
 
     pub(crate) fn refused(&self, what: &str) -> SourceError {

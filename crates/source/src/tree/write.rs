@@ -1,4 +1,11 @@
-//! Writing a planned tree, with as many threads as there are processors.
+//! Writing a tree that was surveyed, with as many threads as there are processors.
+//!
+//! One thread walks and hands out pieces of neighbouring entries; the others make the files of a piece and write its part of
+//! the index. The walk is never far ahead of the files: what is in memory is a few pieces for each thread, however large the
+//! tree is.
+//!
+//! Why are the directories made first, by a walk of their own? Where ext4 puts a directory depends on what was made before
+//! it, and files go beside their directory: made in turns, both take three times as long.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -6,15 +13,16 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Mutex, PoisonError};
 
 use bryo_model::{Amount, ByteSize};
-use git2::{ObjectType, Odb};
+use git2::{ObjectType, Odb, Oid};
 
-use super::index::{self, Stat};
-use super::plan::{Entry, shown};
-use super::{Kind, Part, Plan, odb};
+use super::index::{Place, Stat, Writer};
+use super::walk::{Entry, Kind, Step, Walk, shown};
+use super::{Part, Survey, odb, repository};
 use crate::lfs::pointer::{self, Pointer, Reading};
 use crate::lfs::store::{self, NotCopied};
 use crate::objects::damaged;
@@ -22,6 +30,9 @@ use crate::{Progress, SourceError};
 
 /// So many entries a thread takes at a time. Neighbours are in one directory, and two threads in one wait for each other.
 const PIECE: usize = 64;
+
+/// So many pieces of the walk wait for each thread.
+const AHEAD: usize = 2;
 
 /// Writing is what kernel and disk do; more threads only wait.
 const MOST_THREADS: usize = 8;
@@ -39,7 +50,9 @@ const LONGEST_TARGET: usize = 4095;
 /// and a checkout that is made again is removed first and gets files of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Base {
-    /// The top of this part's share of it.
+    /// The commit of this part's share of it.
+    pub(crate) commit: Oid,
+    /// The top of that share.
     pub(crate) dir: PathBuf,
     /// Its pointers of Git LFS were replaced.
     pub(crate) lfs: bool,
@@ -51,12 +64,12 @@ struct Work<'a> {
     objects: &'a Path,
     top: &'a Path,
     base: Option<&'a Base>,
-    entries: &'a [Entry],
+    index: Writer,
+    total: u64,
     masked: bool,
     lfs: Option<&'a Path>,
-    next: AtomicUsize,
-    done: AtomicUsize,
-    told: AtomicUsize,
+    done: AtomicU64,
+    told: AtomicU64,
     /// What is left of the bytes that the tree may have.
     room: &'a AtomicU64,
     most: u64,
@@ -65,7 +78,13 @@ struct Work<'a> {
     progress: &'a Progress,
 }
 
-/// Where and how a plan is written.
+/// Neighbours, and where the index has the first of them.
+struct Piece {
+    place: Place,
+    entries: Vec<Entry>,
+}
+
+/// Where and how a tree is written.
 pub(crate) struct To<'a> {
     /// Where the objects are.
     pub(crate) objects: &'a Path,
@@ -85,115 +104,187 @@ pub(crate) struct To<'a> {
     pub(crate) memory: u64,
 }
 
-/// Writes all of it, and the index last.
+/// Writes all of it.
 ///
 /// # Errors
 ///
 /// When objects are missing or damaged, the tree is larger than it may be, or the disk refuses.
 pub(crate) fn write(
     part: &Part,
-    plan: &Plan,
+    survey: &Survey,
     to: &To<'_>,
     progress: &Progress,
 ) -> Result<(), SourceError> {
-    let modules = plan.entries.iter().filter(|e| e.kind == Kind::Module);
-    for path in plan.dirs.iter().chain(modules.map(|e| &e.path)) {
-        let path = to.top.join(OsStr::from_bytes(path));
-        DirBuilder::new()
-            .mode(0o755)
-            .create(&path)
-            .map_err(SourceError::io(&path))?;
-        if to.masked {
-            chmod(&path, 0o755)?;
-        }
-    }
+    let total = u32::try_from(survey.entries)
+        .map_err(|_| part.refused("it has more files than an index of git can have"))?;
     let work = Work {
         part,
         objects: to.objects,
         top: to.top,
         base: to.base,
-        entries: &plan.entries,
+        index: Writer::new(to.index, total)?,
+        total: survey.entries,
         masked: to.masked,
         lfs: to.lfs,
-        next: AtomicUsize::new(0),
-        done: AtomicUsize::new(0),
-        told: AtomicUsize::new(0),
+        done: AtomicU64::new(0),
+        told: AtomicU64::new(0),
         room: to.room,
         most: to.most,
         memory: to.memory,
         stop: AtomicBool::new(false),
         progress,
     };
-    let mut stats = work.files()?;
-    work.links(&mut stats)?;
-    index::write(to.index, &plan.entries, &stats)?;
+    if survey.dirs > 0 || !survey.modules.is_empty() {
+        work.dirs()?;
+    }
+    let end = work.files()?;
+    if survey.links > 0 {
+        work.links()?;
+    }
+    work.index.finish(end)?;
     chmod(to.index, 0o644)
 }
 
 impl Work<'_> {
-    fn files(&self) -> Result<Vec<Stat>, SourceError> {
-        let pieces = self.entries.len().div_ceil(PIECE);
+    fn dirs(&self) -> Result<(), SourceError> {
+        let repository = repository(self.objects).map_err(|e| damaged(&e, &self.part.location))?;
+        for step in Walk::again(&repository, self.part, None)? {
+            let path = match step? {
+                Step::Dir(path) => path,
+                Step::Entry(entry) if entry.kind == Kind::Module => entry.path,
+                Step::Entry(_) => continue,
+            };
+            let path = self.top.join(OsStr::from_bytes(&path));
+            DirBuilder::new()
+                .mode(0o755)
+                .create(&path)
+                .map_err(SourceError::io(&path))?;
+            if self.masked {
+                chmod(&path, 0o755)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files. Answers where the index ends.
+    fn files(&self) -> Result<Place, SourceError> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = processors.min(MOST_THREADS).min(pieces).max(1);
-        let mut stats = vec![Stat::NONE; self.entries.len()];
-        let parts = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| self.some())).collect();
-            let mut parts = vec![self.some()];
+        let pieces = usize::try_from(self.total).unwrap_or(usize::MAX);
+        let threads = processors
+            .min(MOST_THREADS)
+            .min(pieces.div_ceil(PIECE))
+            .max(1);
+        let (send, receive) = sync_channel(AHEAD * threads);
+        let pieces = &Mutex::new(receive);
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads)
+                .map(|_| scope.spawn(|| self.some(pieces)))
+                .collect();
+            let end = self.walk(&send).inspect_err(|_| self.fail());
+            drop(send);
+            let mut all = vec![self.some(pieces)];
             for other in others {
-                parts.push(other.join().unwrap_or_else(|_| {
+                all.push(other.join().unwrap_or_else(|_| {
                     Err(SourceError::io(self.top)(std::io::Error::other(
                         "a thread that writes files broke",
                     )))
                 }));
             }
-            parts
-        });
-        for part in parts {
-            for (first, some) in part? {
-                stats[first..first + some.len()].copy_from_slice(&some);
+            all.into_iter().collect::<Result<(), _>>()?;
+            end
+        })
+    }
+
+    /// Hands out all entries. A piece that nobody has room for is made here.
+    fn walk(&self, pieces: &SyncSender<Piece>) -> Result<Place, SourceError> {
+        let failed = |e: git2::Error| damaged(&e, &self.part.location);
+        let repository = repository(self.objects).map_err(failed)?;
+        let odb = odb(self.objects).map_err(failed)?;
+        let hand_out = |piece| match pieces.try_send(piece) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(piece) | TrySendError::Disconnected(piece)) => {
+                self.piece(&odb, &piece)
+            }
+        };
+        let base = self.base.map(|base| base.commit);
+        let mut end = Place::FIRST;
+        let mut piece = Piece::at(end);
+        let mut found = 0;
+        for step in Walk::again(&repository, self.part, base)? {
+            let Step::Entry(entry) = step? else { continue };
+            end = end.after(entry.path.len());
+            found += 1;
+            piece.entries.push(entry);
+            if piece.entries.len() == PIECE {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Ok(end);
+                }
+                hand_out(std::mem::replace(&mut piece, Piece::at(end)))?;
             }
         }
-        Ok(stats)
+        if !piece.entries.is_empty() {
+            hand_out(piece)?;
+        }
+        if found == self.total {
+            return Ok(end);
+        }
+        Err(SourceError::Corrupt {
+            location: self.part.location.clone(),
+            detail: format!("its tree had {} files, and then {found}", self.total),
+        })
     }
 
     /// What one thread does: pieces, until there are no more or somebody has failed.
-    fn some(&self) -> Result<Vec<(usize, Vec<Stat>)>, SourceError> {
-        let odb = odb(self.objects).map_err(|e| damaged(&e, &self.part.location))?;
-        let mut all = Vec::new();
-        while !self.stop.load(Ordering::Relaxed) {
-            let first = self.next.fetch_add(PIECE, Ordering::Relaxed);
-            if first >= self.entries.len() {
-                break;
+    fn some(&self, pieces: &Mutex<Receiver<Piece>>) -> Result<(), SourceError> {
+        let next = || {
+            let pieces = pieces.lock().unwrap_or_else(PoisonError::into_inner);
+            pieces.recv().ok()
+        };
+        let mut odb_of_thread = None;
+        while let Some(piece) = next() {
+            if self.stop.load(Ordering::Relaxed) {
+                continue;
             }
-            let piece = &self.entries[first..(first + PIECE).min(self.entries.len())];
-            let mut stats = Vec::with_capacity(piece.len());
-            for entry in piece {
-                let stat = match entry.kind {
-                    Kind::File | Kind::Executable => self.file(&odb, entry),
-                    Kind::Symlink | Kind::Module => Ok(Stat::NONE),
-                };
-                stats.push(stat.inspect_err(|_| self.stop.store(true, Ordering::Relaxed))?);
-            }
-            self.tell(piece.len());
-            all.push((first, stats));
+            let odb = match &odb_of_thread {
+                Some(odb) => odb,
+                None => {
+                    let new = odb(self.objects).map_err(|e| damaged(&e, &self.part.location));
+                    &*odb_of_thread.insert(new.inspect_err(|_| self.fail())?)
+                }
+            };
+            self.piece(odb, &piece)?;
         }
-        Ok(all)
+        Ok(())
     }
 
-    fn tell(&self, more: usize) {
-        let (done, total) = (
-            self.done.fetch_add(more, Ordering::Relaxed) + more,
-            self.entries.len(),
-        );
+    fn fail(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn piece(&self, odb: &Odb<'_>, piece: &Piece) -> Result<(), SourceError> {
+        let made = || {
+            let mut stats = Vec::with_capacity(piece.entries.len());
+            for entry in &piece.entries {
+                stats.push(match entry.kind {
+                    Kind::File | Kind::Executable => self.file(odb, entry)?,
+                    Kind::Symlink | Kind::Module => Stat::NONE,
+                });
+            }
+            self.index.put(piece.place, piece.entries.iter().zip(stats))
+        };
+        made().inspect_err(|_| self.fail())?;
+        self.tell(piece.entries.len() as u64);
+        Ok(())
+    }
+
+    fn tell(&self, more: u64) {
+        let done = self.done.fetch_add(more, Ordering::Relaxed) + more;
+        let total = self.total;
         // A hundred steps are enough for any bar.
         let told = self.told.load(Ordering::Relaxed);
         if done == total || done >= told + total / 100 {
             self.told.store(done, Ordering::Relaxed);
-            let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-            (self.progress)(Amount::Items {
-                done: number(done),
-                total: number(total),
-            });
+            (self.progress)(Amount::Items { done, total });
         }
     }
 
@@ -305,29 +396,51 @@ impl Work<'_> {
         }
     }
 
-    fn links(&self, stats: &mut [Stat]) -> Result<(), SourceError> {
-        let odb = odb(self.objects).map_err(|e| damaged(&e, &self.part.location))?;
-        let links = self.entries.iter().zip(stats);
-        for (entry, stat) in links.filter(|(e, _)| e.kind == Kind::Symlink) {
-            let refused = |what: &str| {
-                self.part
-                    .refused(&format!("{}: {what}", shown(b"", &entry.path)))
-            };
-            let failed = |e: git2::Error| damaged(&e, &self.part.location);
-            let (size, kind) = odb.read_header(entry.id).map_err(failed)?;
-            if kind != ObjectType::Blob || size == 0 || size > LONGEST_TARGET {
-                return Err(refused("it is a link to nothing that a path can be"));
+    /// The links, each with its entry of the index.
+    fn links(&self) -> Result<(), SourceError> {
+        let failed = |e: git2::Error| damaged(&e, &self.part.location);
+        let repository = repository(self.objects).map_err(failed)?;
+        let odb = odb(self.objects).map_err(failed)?;
+        let mut next = Place::FIRST;
+        for step in Walk::again(&repository, self.part, None)? {
+            let Step::Entry(entry) = step? else { continue };
+            let place = next;
+            next = place.after(entry.path.len());
+            if entry.kind == Kind::Symlink {
+                let stat = self.link(&odb, &entry)?;
+                self.index.put(place, [(&entry, stat)].into_iter())?;
             }
-            let target = odb.read(entry.id).map_err(failed)?;
-            if target.data().contains(&0) {
-                return Err(refused("it is a link to a path with a NUL"));
-            }
-            let path = self.top.join(OsStr::from_bytes(&entry.path));
-            symlink(OsStr::from_bytes(target.data()), &path).map_err(SourceError::io(&path))?;
-            let meta = fs::symlink_metadata(&path).map_err(SourceError::io(&path))?;
-            *stat = Stat::of(&meta);
         }
         Ok(())
+    }
+
+    fn link(&self, odb: &Odb<'_>, entry: &Entry) -> Result<Stat, SourceError> {
+        let refused = |what: &str| {
+            self.part
+                .refused(&format!("{}: {what}", shown(b"", &entry.path)))
+        };
+        let failed = |e: git2::Error| damaged(&e, &self.part.location);
+        let (size, kind) = odb.read_header(entry.id).map_err(failed)?;
+        if kind != ObjectType::Blob || size == 0 || size > LONGEST_TARGET {
+            return Err(refused("it is a link to nothing that a path can be"));
+        }
+        let target = odb.read(entry.id).map_err(failed)?;
+        if target.data().contains(&0) {
+            return Err(refused("it is a link to a path with a NUL"));
+        }
+        let path = self.top.join(OsStr::from_bytes(&entry.path));
+        symlink(OsStr::from_bytes(target.data()), &path).map_err(SourceError::io(&path))?;
+        let meta = fs::symlink_metadata(&path).map_err(SourceError::io(&path))?;
+        Ok(Stat::of(&meta))
+    }
+}
+
+impl Piece {
+    fn at(place: Place) -> Self {
+        Self {
+            place,
+            entries: Vec::with_capacity(PIECE),
+        }
     }
 }
 

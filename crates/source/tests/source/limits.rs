@@ -346,9 +346,9 @@ async fn a_file_that_is_larger_than_memory_is_refused() {
     build(&bounded(&bed, limits(4 << 20)), &source(&repo, None)).await;
 }
 
-/// A hundred thousand files need no more than their number, but each of them has the path that leads to it.
+/// A hundred thousand files need no more than their number, but the index has the whole path of each.
 #[tokio::test]
-async fn paths_that_are_larger_than_memory_are_refused() {
+async fn paths_that_no_index_should_have_are_refused() {
     let bed = Bed::new();
     let repo = bed.repository("project");
     let repository = git2::Repository::open(&repo).unwrap();

@@ -41,6 +41,8 @@ mod submodules;
 #[cfg(test)]
 mod together;
 #[cfg(test)]
+mod trees;
+#[cfg(test)]
 mod trouble;
 #[cfg(test)]
 mod writable;

@@ -464,6 +464,22 @@ async fn what_gitmodules_leaves_out_is_told() {
 }
 
 #[tokio::test]
+async fn what_is_in_no_gitmodules_is_not_told_without_end() {
+    let bed = Bed::new();
+    let app = bed.repository("app");
+    for n in 0..30 {
+        let entry = format!("160000,{},stray{n:02}", head(&app));
+        git(&app, &["update-index", "--add", "--cacheinfo", &entry]);
+    }
+    git(&app, &["commit", "-q", "-m", "strays"]);
+    let (_, checkout) = build(&bed.cache(), &source(&app, None)).await;
+    let told = checkout.notices();
+    assert_eq!(told.len(), 21);
+    assert!(told[19].starts_with("submodule stray19 is not"), "{told:?}");
+    assert!(told[20].starts_with("10 more submodules"), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_gitmodules_that_is_a_trap_is_refused() {
     let section = |path: &str| format!("[submodule \"evil\"]\n\tpath = {path}\n\turl = ../x\n");
     for (text, why) in [

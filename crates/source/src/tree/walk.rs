@@ -1,0 +1,418 @@
+//! What the tree of a commit will be on the disk.
+//!
+//! A tree is walked as often as it is needed and never kept: what is in memory is the directories on the way to one entry,
+//! so that a large repository needs no more than a small one. The first walk is the [`survey`]: it looks at everything
+//! before anything is written. Objects are named by their content, so later walks find the same.
+//!
+//! A few hundred bytes of objects can describe more files than any disk holds. Entries are therefore counted while they
+//! are found, and bytes while they are written.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use git2::{ObjectType, Oid, Repository, Tree};
+
+use super::{Part, index, names, repository};
+use crate::SourceError;
+use crate::objects::damaged;
+
+/// What a checkout may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// Files, links and directories.
+    pub(crate) entries: u64,
+    /// Bytes of its files.
+    pub(crate) bytes: u64,
+    /// Bytes of one of its files, which is in memory while it is written.
+    pub(crate) memory: u64,
+}
+
+/// Leaves room for the path of the cache, and of the job's own, in the 4096 bytes that the kernel takes.
+const LONGEST_PATH: usize = 3072;
+
+/// The index has each path whole, and a tree of few bytes can be below a path of many. Honest ones have a hundredth.
+const MOST_PATHS: usize = 256 << 20;
+
+/// No honest list of attributes is larger.
+const LARGEST_ATTRIBUTES: usize = 1 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Executable,
+    Symlink,
+    /// A commit of another repository.
+    Module,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// From the top of its repository's share, with `/`.
+    pub(crate) path: Vec<u8>,
+    pub(crate) id: Oid,
+    pub(crate) kind: Kind,
+    /// The base has it under the same path.
+    pub(crate) in_base: bool,
+}
+
+/// What a tree has, all of it allowed.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// Directories, without the top.
+    pub(crate) dirs: u64,
+    /// What is in the index: files, links and modules.
+    pub(crate) entries: u64,
+    /// Links among them.
+    pub(crate) links: u64,
+    /// Where commits of other repositories are.
+    pub(crate) modules: Vec<Vec<u8>>,
+    /// An attribute speaks of Git LFS.
+    pub(crate) mentions_lfs: bool,
+}
+
+/// Looks at all of a commit's tree.
+///
+/// # Errors
+///
+/// When objects are missing, or the tree is not to be written.
+pub(crate) fn survey(part: &Part, objects: &Path, bounds: Bounds) -> Result<Survey, SourceError> {
+    let failed = |e: git2::Error| damaged(&e, &part.location);
+    let repository = repository(objects).map_err(failed)?;
+    let mut found = Survey::default();
+    for step in Walk::first(&repository, part, bounds)? {
+        match step? {
+            Step::Dir(_) => found.dirs += 1,
+            Step::Entry(entry) => {
+                found.entries += 1;
+                found.links += u64::from(entry.kind == Kind::Symlink);
+                if !found.mentions_lfs && is_attributes(&entry) {
+                    found.mentions_lfs = mentions_lfs(&repository, entry.id).map_err(failed)?;
+                }
+                if entry.kind == Kind::Module {
+                    found.modules.push(entry.path);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Shows `see` the files of a tree that was surveyed.
+///
+/// # Errors
+///
+/// When objects are missing, and what `see` fails with.
+pub(crate) fn each_file(
+    part: &Part,
+    objects: &Path,
+    mut see: impl FnMut(Entry) -> Result<(), SourceError>,
+) -> Result<(), SourceError> {
+    let repository = repository(objects).map_err(|e| damaged(&e, &part.location))?;
+    for step in Walk::again(&repository, part, None)? {
+        match step? {
+            Step::Entry(entry) if matches!(entry.kind, Kind::File | Kind::Executable) => {
+                see(entry)?;
+            }
+            Step::Entry(_) | Step::Dir(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// What a walk comes to.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A directory, before what is in it. Its path.
+    Dir(Vec<u8>),
+    Entry(Entry),
+}
+
+/// All of a tree in the order of git's index, each directory before what is in it.
+pub(super) struct Walk<'r> {
+    repository: &'r Repository,
+    part: &'r Part,
+    /// A stack of positions: the order must be that of git's index, and depth must cost no stack of ours.
+    levels: Vec<Level<'r>>,
+    /// What is left of the bounds; none for a tree that was surveyed.
+    room: Option<Room>,
+}
+
+impl<'r> Walk<'r> {
+    /// The walk that checks everything.
+    fn first(
+        repository: &'r Repository,
+        part: &'r Part,
+        bounds: Bounds,
+    ) -> Result<Self, SourceError> {
+        let room = Room {
+            entries: bounds.entries,
+            most: bounds.entries,
+            paths: MOST_PATHS,
+        };
+        Self::new(repository, part, None, Some(room))
+    }
+
+    /// The walk through a tree that was surveyed; `base` is the commit of an older checkout that can be linked to.
+    pub(super) fn again(
+        repository: &'r Repository,
+        part: &'r Part,
+        base: Option<Oid>,
+    ) -> Result<Self, SourceError> {
+        Self::new(repository, part, base, None)
+    }
+
+    fn new(
+        repository: &'r Repository,
+        part: &'r Part,
+        base: Option<Oid>,
+        room: Option<Room>,
+    ) -> Result<Self, SourceError> {
+        let tree_of = |commit: Oid| repository.find_commit(commit).map(|c| c.tree_id());
+        let id = tree_of(part.oid()?).map_err(|e| damaged(&e, &part.location))?;
+        let in_base = match base.and_then(|commit| tree_of(commit).ok()) {
+            None => Beside::Nothing,
+            Some(base) if base == id => Beside::TheSame,
+            Some(base) => Beside::Another(base),
+        };
+        let mut walk = Self {
+            repository,
+            part,
+            levels: Vec::new(),
+            room,
+        };
+        walk.open(Vec::new(), id, in_base)?;
+        Ok(walk)
+    }
+
+    fn open(&mut self, path: Vec<u8>, id: Oid, in_base: Beside) -> Result<(), SourceError> {
+        let open = Open { path, id, in_base };
+        let level = Level::open(self.repository, self.part, open, self.room.as_mut())?;
+        self.levels.push(level);
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<Option<Step>, SourceError> {
+        while let Some(level) = self.levels.last_mut() {
+            match level.next(self.part)? {
+                None => {
+                    self.levels.pop();
+                }
+                Some((Found::Entry(entry), _)) => return Ok(Some(Step::Entry(entry))),
+                Some((Found::Tree(path, id), in_base)) => {
+                    self.open(path.clone(), id, in_base)?;
+                    return Ok(Some(Step::Dir(path)));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Result<Step, SourceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step().transpose()
+    }
+}
+
+/// A tree that is still to be looked at.
+struct Open {
+    path: Vec<u8>,
+    id: Oid,
+    in_base: Beside,
+}
+
+/// What the base has where this tree is.
+#[derive(Clone, Copy)]
+enum Beside {
+    Nothing,
+    Another(Oid),
+    TheSame,
+}
+
+/// What is left of the bounds. It is taken when a tree is opened: what is in it is looked at later.
+struct Room {
+    entries: u64,
+    most: u64,
+    paths: usize,
+}
+
+impl Room {
+    fn take(&mut self, part: &Part, dir: &[u8], tree: &Tree<'_>) -> Result<(), SourceError> {
+        let found = u64::try_from(tree.len()).unwrap_or(u64::MAX);
+        self.entries = self.entries.checked_sub(found).ok_or_else(|| {
+            let most = self.most;
+            part.refused(&format!("it has more than {most} files and directories"))
+        })?;
+        let paths = tree.iter().map(|e| dir.len() + 1 + e.name_bytes().len());
+        let paths: usize = paths.sum();
+        self.paths = self.paths.checked_sub(paths).ok_or_else(|| {
+            let most = MOST_PATHS >> 20;
+            part.refused(&format!("its paths are longer than {most} MiB"))
+        })?;
+        Ok(())
+    }
+}
+
+/// Refuses names that no disk takes, and a name that is there twice.
+fn check(part: &Part, dir: &[u8], tree: &Tree<'_>) -> Result<(), SourceError> {
+    let mut seen = HashSet::with_capacity(tree.len());
+    for entry in tree {
+        let name = entry.name_bytes();
+        let path = || shown(dir, name);
+        if let Some(why) = names::refusal(name) {
+            return Err(part.refused(&format!("{}: {why}", path())));
+        }
+        if dir.len() + name.len() > LONGEST_PATH {
+            let bytes = LONGEST_PATH;
+            let start = String::from_utf8_lossy(&dir[..dir.len().min(40)]);
+            return Err(part.refused(&format!(
+                "a path below '{start}…' is longer than {bytes} bytes"
+            )));
+        }
+        if !seen.insert(name.to_vec()) {
+            return Err(part.refused(&format!("{}: its name is there twice", path())));
+        }
+    }
+    Ok(())
+}
+
+struct Level<'r> {
+    path: Vec<u8>,
+    tree: Tree<'r>,
+    base: Option<Tree<'r>>,
+    same: bool,
+    at: usize,
+    /// The positions of its entries in the order of the index, if git's own order is another: nothing makes a server
+    /// sort what it sends.
+    order: Option<Vec<usize>>,
+}
+
+enum Found {
+    Tree(Vec<u8>, Oid),
+    Entry(Entry),
+}
+
+impl<'r> Level<'r> {
+    fn open(
+        repository: &'r Repository,
+        part: &Part,
+        open: Open,
+        room: Option<&mut Room>,
+    ) -> Result<Self, SourceError> {
+        let tree = match repository.find_tree(open.id) {
+            Ok(tree) => tree,
+            Err(e) if is_malformed(&e) => {
+                let path = String::from_utf8_lossy(&open.path);
+                return Err(part.refused(&format!("the tree of '{path}' is malformed")));
+            }
+            Err(e) => return Err(damaged(&e, &part.location)),
+        };
+        if let Some(room) = room {
+            room.take(part, &open.path, &tree)?;
+            check(part, &open.path, &tree)?;
+        }
+        let order = index::order(&tree);
+        let base = match open.in_base {
+            // Only a help: without it, all is written.
+            Beside::Another(id) => repository.find_tree(id).ok(),
+            Beside::Nothing | Beside::TheSame => None,
+        };
+        Ok(Self {
+            path: open.path,
+            same: matches!(open.in_base, Beside::TheSame),
+            tree,
+            base,
+            at: 0,
+            order,
+        })
+    }
+
+    fn next(&mut self, part: &Part) -> Result<Option<(Found, Beside)>, SourceError> {
+        let at = match &self.order {
+            None => Some(self.at),
+            Some(order) => order.get(self.at).copied(),
+        };
+        let Some(entry) = at.and_then(|at| self.tree.get(at)) else {
+            return Ok(None);
+        };
+        self.at += 1;
+        let name = entry.name_bytes();
+        let (id, mode) = (entry.id(), entry.filemode_raw());
+        let other = self.base.as_ref().and_then(|b| b.get_name_bytes(name));
+        let in_base = match &other {
+            _ if self.same => Beside::TheSame,
+            Some(other) if kind(other.filemode_raw()) == kind(mode) && other.id() == id => {
+                Beside::TheSame
+            }
+            Some(other) if other.kind() == Some(ObjectType::Tree) => Beside::Another(other.id()),
+            _ => Beside::Nothing,
+        };
+        let mut path = Vec::with_capacity(self.path.len() + name.len() + 1);
+        path.extend_from_slice(&self.path);
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        let found = match kind(mode) {
+            None if mode & 0o170_000 == 0o040_000 => Found::Tree(path, id),
+            None => {
+                let path = shown(&self.path, name);
+                return Err(part.refused(&format!("{path}: its mode {mode:o} means nothing")));
+            }
+            Some(kind) => Found::Entry(Entry {
+                path,
+                id,
+                kind,
+                in_base: matches!(in_base, Beside::TheSame),
+            }),
+        };
+        Ok(Some((found, in_base)))
+    }
+}
+
+/// Old git wrote other permissions than those of today.
+fn kind(mode: i32) -> Option<Kind> {
+    match mode & 0o170_000 {
+        0o100_000 if mode & 0o100 != 0 => Some(Kind::Executable),
+        0o100_000 => Some(Kind::File),
+        0o120_000 => Some(Kind::Symlink),
+        0o160_000 => Some(Kind::Module),
+        _ => None,
+    }
+}
+
+/// libgit2 reads an object that it cannot make sense of with this class, and a missing or damaged one with another.
+fn is_malformed(error: &git2::Error) -> bool {
+    use git2::ErrorClass::{Invalid, Object, Tree};
+    matches!(error.class(), Tree | Object | Invalid)
+}
+
+fn is_attributes(entry: &Entry) -> bool {
+    let name = b".gitattributes";
+    matches!(entry.kind, Kind::File | Kind::Executable)
+        && (entry.path == name || entry.path.ends_with(b"/.gitattributes"))
+}
+
+fn mentions_lfs(repository: &Repository, id: Oid) -> Result<bool, git2::Error> {
+    const WORDS: &[u8] = b"filter=lfs";
+    let (size, kind) = repository.odb()?.read_header(id)?;
+    if kind != ObjectType::Blob || size > LARGEST_ATTRIBUTES {
+        return Ok(false);
+    }
+    let blob = repository.find_blob(id)?;
+    Ok(blob.content().windows(WORDS.len()).any(|at| at == WORDS))
+}
+
+pub(super) fn shown(dir: &[u8], name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    match dir {
+        b"" => format!("'{}'", name.escape_debug()),
+        dir => format!(
+            "'{}/{}'",
+            String::from_utf8_lossy(dir).escape_debug(),
+            name.escape_debug()
+        ),
+    }
+}

@@ -1,0 +1,99 @@
+//! The files of a commit and their index.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use crate::bed::{Bed, build, commit, git, git_in, source, write};
+
+/// More than one thread takes at a time, in directories that stand among files of nearly their names.
+fn many_files(repo: &std::path::Path) {
+    for n in 0..300 {
+        // Paths of all lengths: an entry of the index ends at a multiple of eight.
+        let long = "x".repeat(n % 9 + 1);
+        write(repo, &format!("d{}/{n}-{long}", n % 7), &format!("{n}\n"));
+    }
+    for name in [
+        "a",
+        "a.b",
+        "a-b/c",
+        "ab/c",
+        "a0",
+        "d1.x",
+        "d1-x",
+        "with space/ä",
+    ] {
+        write(repo, name, name);
+    }
+    fs::set_permissions(repo.join("a"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("../a.b", repo.join("d3/link")).unwrap();
+    symlink("nowhere", repo.join("z")).unwrap();
+}
+
+#[tokio::test]
+async fn the_index_has_all_files_as_the_commit_has_them() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    many_files(&repo);
+    commit(&repo, "many");
+    let (_, checkout) = build(&bed.cache(), &source(&repo, None)).await;
+
+    let in_tree = git(
+        &repo,
+        &[
+            "ls-tree",
+            "-r",
+            "--format=%(objectmode) %(objectname) 0\t%(path)",
+            "HEAD",
+        ],
+    );
+    assert_eq!(git_in(&checkout, &["ls-files", "--stage"]), in_tree);
+    // Which looks at the checksum and at the order.
+    assert_eq!(git_in(&checkout, &["fsck", "--connectivity-only"]), "");
+    let index = git2::Index::open(&checkout.tree().join(".git/index")).unwrap();
+    assert_eq!(index.len(), in_tree.lines().count());
+    for entry in index.iter() {
+        let path = checkout.tree().join(str::from_utf8(&entry.path).unwrap());
+        let size = fs::symlink_metadata(&path).unwrap().len();
+        assert_eq!(u64::from(entry.file_size), size, "{}", path.display());
+        assert_ne!(entry.mtime.seconds(), 0, "{}", path.display());
+    }
+    assert_eq!(git_in(&checkout, &["status", "--porcelain"]), "");
+}
+
+/// Git sorts, but takes what is not sorted from a server that does not check.
+#[tokio::test]
+async fn a_tree_that_is_not_sorted_has_an_index_that_is() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    let repository = git2::Repository::open(&repo).unwrap();
+    let odb = repository.odb().unwrap();
+    let blob = repository.blob(b"text\n").unwrap();
+    let tree = |entries: &[(&str, git2::Oid)]| {
+        let mut raw = Vec::new();
+        for (entry, id) in entries {
+            raw.extend_from_slice(format!("{entry}\0").as_bytes());
+            raw.extend_from_slice(id.as_bytes());
+        }
+        odb.write(git2::ObjectType::Tree, &raw).unwrap()
+    };
+    let sub = tree(&[("100644 z", blob), ("100644 b", blob)]);
+    let top = tree(&[
+        ("40000 m", sub),
+        ("100644 z", blob),
+        ("100644 m.x", blob),
+        ("100755 a", blob),
+    ]);
+    let text = format!("tree {top}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nraw\n");
+    let commit = odb
+        .write(git2::ObjectType::Commit, text.as_bytes())
+        .unwrap();
+    git(
+        &repo,
+        &["update-ref", "refs/heads/main", &commit.to_string()],
+    );
+
+    let (_, checkout) = build(&bed.cache(), &source(&repo, None)).await;
+    assert_eq!(git_in(&checkout, &["ls-files"]), "a\nm.x\nm/b\nm/z\nz");
+    assert_eq!(git_in(&checkout, &["diff-files"]), "");
+    assert_eq!(fs::read(checkout.tree().join("m/b")).unwrap(), b"text\n");
+}
