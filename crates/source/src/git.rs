@@ -136,7 +136,11 @@ pub(crate) enum Outcome {
 
 /// The recipe for git in a mirror, talking to nobody.
 pub(crate) fn alone(mirror: &Path) -> Program {
-    let mut git = Program::new("git").dir(mirror);
+    fixed(Program::new("git"), mirror)
+}
+
+fn fixed(git: Program, mirror: &Path) -> Program {
+    let mut git = git.dir(mirror);
     for (name, value) in FIXED {
         git = git.arg("-c").arg(format!("{name}={value}"));
     }
@@ -147,15 +151,22 @@ pub(crate) fn alone(mirror: &Path) -> Program {
         .env("LC_ALL", "C")
 }
 
-/// Whether git finds that something is missing of what a mirror's references lead to, or cannot be read.
-pub(crate) async fn is_damaged(mirror: &Path) -> bool {
-    let look = alone(mirror)
+/// Whether git finds that something is missing of what a mirror's references lead to, or cannot be read. The look is within
+/// the bounds of the job, for which a server may have made it long.
+pub(crate) async fn is_damaged(mirror: &Path, origin: &Origin) -> bool {
+    let turn = origin.budget().map(|budget| budget.begin());
+    let git = turn.as_ref().map_or_else(|| Program::new("git"), bounded);
+    let longest = turn.as_ref().map_or(LONGEST_LOOK, |turn| turn.time);
+    let look = fixed(git, mirror)
         .args(["--git-dir=.", "fsck", "--connectivity-only"])
         .args(["--no-dangling", "--no-progress"])
-        .finish(b"", MOST_OUTPUT, LONGEST_LOOK)
+        .finish(b"", MOST_OUTPUT, longest.min(LONGEST_LOOK))
         .await;
     // What was not seen is not proved.
-    look.is_ok_and(|done| !done.status.success())
+    look.is_ok_and(|done| {
+        let said = done.stderr.to_lowercase();
+        !done.status.success() && !said.contains("out of memory")
+    })
 }
 
 /// Fetches into a mirror that the caller has locked.

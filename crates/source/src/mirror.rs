@@ -288,7 +288,8 @@ impl<'a> LockedMirror<'a> {
     async fn proved<T>(&self, told: Result<T, SourceError>) -> Result<T, SourceError> {
         match told {
             Err(SourceError::Corrupt { location, detail })
-                if self.origin.is_elsewhere() && !git::is_damaged(&self.path).await =>
+                if self.origin.is_elsewhere()
+                    && !git::is_damaged(&self.path, self.origin).await =>
             {
                 Err(SourceError::Git { location, detail })
             }

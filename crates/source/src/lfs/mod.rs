@@ -66,15 +66,14 @@ impl SourceCache {
         let mut all = Vec::new();
         let (mut bytes, mut malformed) = (0_u64, Vec::new());
         for ((_, part), origin) in contents.parts.iter().zip(origins) {
-            let seen = self.mark(origin);
-            let found = match self.pointers(part, origin).await {
-                Err(SourceError::Corrupt { .. }) => {
-                    self.repair(origin, &part.commit, seen.as_deref(), progress)
-                        .await?;
-                    self.pointers(part, origin).await?
-                }
-                other => other?,
-            };
+            let found = self
+                .found(part, origin, progress)
+                .await
+                .map_err(|error| match error {
+                    // Which has the name of the submodule.
+                    SourceError::RefusedTree { .. } => error,
+                    other => self.of_part(part.prefix.clone(), origin, other),
+                })?;
             let sizes = found.needed.keys().map(|pointer| pointer.size);
             bytes = sizes.fold(bytes, u64::saturating_add);
             malformed.extend(found.malformed);
@@ -119,6 +118,24 @@ impl SourceCache {
                 .map_err(|error| self.of_part(prefix, origin, error))?;
         }
         Ok(was_there)
+    }
+
+    /// The pointers of a part's tree, once more where the mirror had to be made again for them.
+    async fn found(
+        &self,
+        part: &Part,
+        origin: &Origin,
+        progress: &Progress,
+    ) -> Result<Found, SourceError> {
+        let seen = self.mark(origin);
+        match self.pointers(part, origin).await {
+            Err(SourceError::Corrupt { .. }) => {
+                self.repair(origin, &part.commit, seen.as_deref(), progress)
+                    .await?;
+                self.pointers(part, origin).await
+            }
+            other => other,
+        }
     }
 
     /// The error of a submodule names it, like one of its fetch.

@@ -83,10 +83,11 @@ fn parse(text: &str, host: &str) -> Option<(String, Secret)> {
         if in_macro {
             in_macro = !line.trim().is_empty();
         } else if !line.trim_start().starts_with('#') {
-            for word in line.split_whitespace() {
+            let mut rest = line;
+            while let Some(word) = next_word(&mut rest) {
+                in_macro = word.is("macdef");
                 words.push(word);
-                if word == "macdef" {
-                    in_macro = true;
+                if in_macro {
                     break;
                 }
             }
@@ -96,18 +97,25 @@ fn parse(text: &str, host: &str) -> Option<(String, Secret)> {
     let mut words = words.into_iter().peekable();
     loop {
         let word = words.next();
-        if matches!(word, None | Some("machine" | "default")) {
+        let begins = |word: &Word| word.is("machine") || word.is("default");
+        if word.as_ref().is_none_or(begins) {
             if ours && let Some(password) = password {
                 return Some((user.unwrap_or_default(), Secret::new(password)));
             }
             (ours, user, password) = (false, None, None);
         }
-        let word = word?;
-        let has_value = matches!(word, "machine" | "login" | "password" | "account");
+        let Word {
+            quoted: false,
+            text: word,
+        } = word?
+        else {
+            continue;
+        };
+        let has_value = matches!(&*word, "machine" | "login" | "password" | "account");
         let value = words
-            .next_if(|next| has_value && !KEYWORDS.contains(next))
-            .map(|value| value.trim_matches('"').to_owned());
-        match (word, value) {
+            .next_if(|next| has_value && !KEYWORDS.iter().any(|keyword| next.is(keyword)))
+            .map(|value| value.text);
+        match (&*word, value) {
             ("machine", Some(name)) => ours = name.eq_ignore_ascii_case(host),
             ("default", _) => ours = true,
             ("login", Some(value)) => user = Some(value),
@@ -118,9 +126,88 @@ fn parse(text: &str, host: &str) -> Option<(String, Secret)> {
     }
 }
 
+struct Word {
+    text: String,
+    /// It was in quotes, and so is a value.
+    quoted: bool,
+}
+
+impl Word {
+    fn is(&self, keyword: &str) -> bool {
+        !self.quoted && self.text == keyword
+    }
+}
+
+/// Takes the next word of a line. In quotes it may have blanks, and what stands behind a backslash; without its second quote
+/// it is none, and nothing behind it is.
+fn next_word(rest: &mut &str) -> Option<Word> {
+    *rest = rest.trim_start();
+    if let Some(quoted) = rest.strip_prefix('"') {
+        let mut text = String::new();
+        let mut chars = quoted.char_indices();
+        while let Some((at, char)) = chars.next() {
+            match char {
+                '"' => {
+                    *rest = &quoted[at + 1..];
+                    return Some(Word { text, quoted: true });
+                }
+                '\\' => text.push(match chars.next()?.1 {
+                    'n' => '\n',
+                    'r' => '\r',
+                    't' => '\t',
+                    other => other,
+                }),
+                other => text.push(other),
+            }
+        }
+        return None;
+    }
+    let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+    let (word, after) = rest.split_at(end);
+    *rest = after;
+    let quoted = false;
+    let text = word.to_owned();
+    (!word.is_empty()).then_some(Word { text, quoted })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_in_quotes() {
+        let find = |text: &str| {
+            parse(text, "a.test").map(|(user, password)| format!("{user}:{}", password.expose()))
+        };
+        for (text, found) in [
+            (
+                r#"machine a.test login "ana b" password "one two""#,
+                "ana b:one two",
+            ),
+            (
+                r#"machine a.test login ana password "a\"b\\c\td""#,
+                "ana:a\"b\\c\td",
+            ),
+            (
+                r#"machine "a.test" login "login" password "machine""#,
+                "login:machine",
+            ),
+            (
+                r#"machine a.test login ana password one"two""#,
+                "ana:one\"two\"",
+            ),
+            (r#"machine a.test login ana password """#, "ana:"),
+        ] {
+            assert_eq!(find(text).as_deref(), Some(found), "{text}");
+        }
+        for text in [
+            r#"machine a.test login ana password "one two"#,
+            r#"machine a.test login ana password "one\"#,
+            r#"machine a.test login ana "password" one"#,
+        ] {
+            assert_eq!(find(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn entries_of_netrc() {
