@@ -12,16 +12,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
 
 use super::client::PodmanClient;
 use super::error::RequestError;
 use super::logs::PodmanLogs;
 use super::proof::{self, Confinement, Expected, HostConfig};
-use super::request::Call;
+use super::request::{Answer, Call};
 use super::watch::{Refusals, Watch};
 use crate::network::{Counters, Traffic};
 use crate::{Exit, SandboxError};
@@ -29,10 +30,8 @@ use crate::{Exit, SandboxError};
 /// The network helper is started by this one too.
 const STARTING: Duration = Duration::from_secs(60);
 
-/// How long a start that was asked for may take until nobody waits for it who wants to end the job, and how far apart it is
-/// looked for.
+/// So long whoever wants to end the job waits for the answer to a start that was asked for.
 const LETTING_GO: Duration = Duration::from_secs(3);
-const LOOK: Duration = Duration::from_millis(1);
 
 /// After the last process is gone, conmon writes the exit code within a millisecond or two. Looks until then: so many,
 /// so far apart; after that `wait` is asked.
@@ -50,8 +49,8 @@ pub(crate) struct PodmanContainer {
     cgroup_parent: PathBuf,
     expected: Expected,
     ready: Option<Ready>,
-    /// A start was asked for, and not answered.
-    starting: bool,
+    /// A start that was asked for, until it is answered. It goes on when nobody waits for it.
+    starting: Option<JoinHandle<Result<Answer, RequestError>>>,
     counters: Option<Counters>,
     traffic: Option<Traffic>,
 }
@@ -129,7 +128,7 @@ impl PodmanContainer {
             cgroup_parent,
             expected,
             ready: None,
-            starting: false,
+            starting: None,
             counters: None,
             traffic: None,
         }
@@ -214,26 +213,23 @@ impl PodmanContainer {
         let attach = self.post("attach?stdin=false&stdout=true&stderr=true&stream=true&logs=false");
         let attached = attach.upgrade(self.client.socket()).await;
         let (connection, already) = attached.map_err(|e| e.during("attach to the container"))?;
-        self.starting = true;
-        let started = self.client.send(self.post("start").within(STARTING)).await;
-        self.starting = started.as_ref().is_err_and(|e| e.refusal().is_none());
-        started.map_err(|e| e.during("start the container"))?;
+        let (client, call) = (self.client.clone(), self.post("start").within(STARTING));
+        let start = tokio::spawn(async move { client.send(call).await });
+        let started = self.starting.insert(start).await;
+        self.starting = None;
+        started
+            .map_err(|e| SandboxError::Podman(format!("it was not asked to start: {e}")))?
+            .map_err(|e| e.during("start the container"))?;
         Ok(PodmanLogs::new(connection, &already))
     }
 
-    /// Waits until a start that was asked for and not answered has let the job's first process go.
+    /// Waits until a start that was asked for is answered.
     ///
-    /// Whoever kills that process between the runtime's look at it and its word to it has the runtime wait for ever, and
-    /// podman with it, which holds the container's lock.
-    pub(crate) async fn settle(&self) {
-        let Some(ready) = self.ready.as_ref().filter(|_| self.starting) else {
-            return;
-        };
-        let since = Instant::now();
-        while proof::name(ready.pid).is_ok_and(|name| name == ready.name)
-            && since.elapsed() < LETTING_GO
-        {
-            tokio::time::sleep(LOOK).await;
+    /// Whoever kills the job's first process between the runtime's look at it and its word to it has the runtime wait for
+    /// ever, and podman with it, which holds the container's lock.
+    pub(crate) async fn settle(&mut self) {
+        if let Some(start) = self.starting.take() {
+            let _ = tokio::time::timeout(LETTING_GO, start).await;
         }
     }
 

@@ -352,7 +352,7 @@ impl PodmanSandbox {
     /// Removes everything of the container. Safe to repeat.
     pub(crate) async fn remove(&mut self) -> Vec<Leftover> {
         let mut left = Vec::new();
-        if let Some(container) = &self.container {
+        if let Some(container) = &mut self.container {
             container.settle().await;
         }
         if let Some(Init::Ready { pid }) = self.init.take()
