@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use bryo_model::{Amount, CommitId, GitRef, SourceLocation, SourceSpec, SubDir};
 
@@ -17,7 +17,7 @@ use crate::lock::{Access, Lock, TRY_AGAIN};
 use crate::mirror::{self, LockedMirror, Wanted};
 use crate::modules::Gathered;
 use crate::modules::subdir::require_in_tree;
-use crate::objects::{blocking, find_commit, open_mirror, require_subdir};
+use crate::objects::{Waiting, blocking, find_commit, open_mirror, require_subdir};
 use crate::origin::Origin;
 use crate::tree::Bounds;
 use crate::{Paths, RepositoryKey, SourceError, SourcePolicy, local};
@@ -135,8 +135,9 @@ impl SourceCache {
         if !tag.exists() {
             fs::write(&tag, CACHEDIR_TAG).map_err(SourceError::io(&tag))?;
         }
-        // libgit2 would keep the trees that it has read, up to 256 MiB of each repository, and none is read twice in a walk.
-        git2::opts::enable_caching(false);
+        // libgit2 would keep the trees that it has read, up to 256 MiB. Walks keep what they need themselves.
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| git2::opts::enable_caching(false));
         let boot = fs::read_to_string(BOOT_ID).map_err(SourceError::io(Path::new(BOOT_ID)))?;
         Ok(Self {
             paths,
@@ -162,8 +163,9 @@ impl SourceCache {
         &self.boot
     }
 
-    pub(crate) fn bounds(&self) -> Bounds {
+    pub(crate) fn bounds(&self, waiting: &Waiting) -> Bounds {
         Bounds {
+            given_up: waiting.given_up(),
             entries: MOST_ENTRIES,
             bytes: self.policy.limits.bytes,
             memory: self.policy.limits.memory,
@@ -491,7 +493,7 @@ impl SourceCache {
         }
     }
 
-    /// Makes a checkout. The locks go with the work: it goes on to its end when the caller goes away.
+    /// Makes a checkout. The locks go with the work, which ends soon after the caller has gone away.
     async fn make(
         &self,
         place: &Place,
@@ -501,9 +503,10 @@ impl SourceCache {
     ) -> Result<Result<(), NotMade>, SourceError> {
         let steady = self.steady(gathered).await?;
         let (place, boot, progress) = (place.clone(), self.boot.clone(), Arc::clone(progress));
-        let (gathered, bounds) = (Arc::clone(gathered), self.bounds());
+        let waiting = Waiting::default();
+        let (gathered, bounds) = (Arc::clone(gathered), self.bounds(&waiting));
         blocking(move || {
-            let made = place.make(&boot, &gathered.contents, bounds, &progress);
+            let made = place.make(&boot, &gathered.contents, &bounds, &progress);
             drop((alone, steady));
             Ok(made)
         })

@@ -326,7 +326,7 @@ impl Place {
         &self,
         boot: &str,
         contents: &Contents,
-        bounds: Bounds,
+        bounds: &Bounds,
         progress: &Progress,
     ) -> Result<(), NotMade> {
         let whole = |error| NotMade { part: 0, error };
@@ -399,7 +399,7 @@ impl Place {
 pub(crate) struct Writing<'a> {
     pub(crate) paths: &'a Paths,
     pub(crate) contents: &'a Contents,
-    pub(crate) bounds: Bounds,
+    pub(crate) bounds: &'a Bounds,
     /// What may be linked to: never for a tree that somebody can write to.
     base: Option<&'a Made>,
     /// For a tree that somebody can write to: where its repositories will see the objects of a mirror.
@@ -411,7 +411,7 @@ impl<'a> Writing<'a> {
     pub(crate) fn own(
         paths: &'a Paths,
         contents: &'a Contents,
-        bounds: Bounds,
+        bounds: &'a Bounds,
         objects: &'a dyn Fn(&RepositoryKey) -> PathBuf,
     ) -> Self {
         Self {
@@ -439,7 +439,7 @@ impl<'a> Writing<'a> {
         let room = AtomicU64::new(bounds.bytes);
         let mut left = bounds.entries;
         let mut parts = Vec::new();
-        let (mut lfs, mut empty) = (false, Vec::new());
+        let (mut lfs, mut empty, mut unnamed) = (false, Vec::new(), 0);
         for (number, (key, part)) in contents.parts.iter().enumerate() {
             let mirror = self.paths.mirror(key);
             let mut one = || {
@@ -451,9 +451,9 @@ impl<'a> Writing<'a> {
                 let objects = mirror.join("objects");
                 let bounds = Bounds {
                     entries: left,
-                    ..bounds
+                    ..bounds.clone()
                 };
-                let survey = tree::survey(part, &objects, bounds)?;
+                let survey = tree::survey(part, &objects, &bounds)?;
                 left = left.saturating_sub(survey.dirs + survey.entries);
                 let with_lfs = contents.lfs && survey.mentions_lfs;
                 lfs |= survey.mentions_lfs && !with_lfs;
@@ -461,6 +461,7 @@ impl<'a> Writing<'a> {
                 // A pointer that the one tree has as it is, the other may have replaced.
                 let beside = beside.filter(|base| base.lfs == with_lfs);
                 empty.extend(survey.modules.iter().map(|path| below(&part.prefix, path)));
+                unnamed += survey.more_modules;
                 let git = new.join(dot_git::place(number));
                 dot_git::write(new, number, &part.prefix, &part.commit, &mirror)?;
                 let to = To {
@@ -470,9 +471,8 @@ impl<'a> Writing<'a> {
                     base: beside.as_ref(),
                     lfs: with_lfs.then_some(&*lfs_objects),
                     masked,
-                    most: bounds.bytes,
+                    bounds: &bounds,
                     room: &room,
-                    memory: bounds.memory,
                 };
                 tree::write(part, &survey, &to, progress)?;
                 match self.objects {
@@ -508,7 +508,7 @@ impl<'a> Writing<'a> {
                 format!("submodule {path} is not in .gitmodules: its directory is empty")
             }),
         );
-        if let more @ 1.. = empty.len().saturating_sub(MOST_TOLD) {
+        if let more @ 1.. = unnamed + empty.len().saturating_sub(MOST_TOLD) {
             notices.push(format!(
                 "{more} more submodules are not in .gitmodules: their directories are empty"
             ));

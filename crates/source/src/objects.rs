@@ -1,7 +1,10 @@
 //! Small questions to a repository through libgit2, and what its errors mean.
 
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bryo_model::{CommitId, SubDir};
 use git2::{ErrorCode, ObjectType, Oid, Repository};
@@ -17,6 +20,38 @@ where
     tokio::task::spawn_blocking(work)
         .await
         .map_err(SourceError::Task)?
+}
+
+/// Tells work away from the threads that must not wait that nobody wants it any more: it is dropped with its future.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting(GivenUp);
+
+/// The other end of [`Waiting`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GivenUp(Arc<AtomicBool>);
+
+impl Waiting {
+    pub(crate) fn given_up(&self) -> GivenUp {
+        self.0.clone()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl GivenUp {
+    /// # Errors
+    ///
+    /// When nobody is there to learn it.
+    pub(crate) fn check(&self, place: &Path) -> Result<(), SourceError> {
+        match self.0.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(SourceError::io(place)(ErrorKind::Interrupted.into())),
+        }
+    }
 }
 
 /// A mirror of ours. That it cannot be opened means that it is damaged.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::cache::Fetched;
 use crate::checkout::Writing;
 use crate::lock::Lock;
-use crate::objects::blocking;
+use crate::objects::{Waiting, blocking};
 use crate::{Progress, RepositoryKey, SourceCache, SourceError};
 
 /// A tree that its owner may change. While it lives, nobody removes the mirrors that its objects are in.
@@ -71,13 +71,15 @@ impl SourceCache {
             .cloned()
             .chain([fetched.hold()])
             .collect();
+        let waiting = Waiting::default();
+        let bounds = self.bounds(&waiting);
         blocking(move || {
             let paths = cache.paths();
             let place = |key: &RepositoryKey| match &seen {
                 Some(dir) => dir.join(key.to_string()),
                 None => paths.mirror(key).join("objects"),
             };
-            let writing = Writing::own(paths, &gathered.contents, cache.bounds(), &place);
+            let writing = Writing::own(paths, &gathered.contents, &bounds, &place);
             let ready = writing
                 .write(&to, "", &progress)
                 .map_err(|not| not.error)

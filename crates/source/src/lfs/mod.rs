@@ -37,7 +37,7 @@ use crate::credentials::Identity;
 use crate::limits::ReachedLimit;
 use crate::lock::{Access, Lock};
 use crate::mirror::LockedMirror;
-use crate::objects::{blocking, damaged};
+use crate::objects::{Waiting, blocking, damaged};
 use crate::origin::Origin;
 use crate::tree::{self, Bounds, Part};
 use crate::{Progress, SourceCache, SourceError};
@@ -196,9 +196,10 @@ impl SourceCache {
         let lock = self.paths().mirror_lock(&origin.key);
         let steady = Lock::acquire(&lock, Access::Shared).await?;
         let objects = self.paths().mirror(&origin.key).join("objects");
-        let (part, bounds) = (part.clone(), self.bounds());
+        let waiting = Waiting::default();
+        let (part, bounds) = (part.clone(), self.bounds(&waiting));
         blocking(move || {
-            let found = find(&part, &objects, bounds);
+            let found = find(&part, &objects, &bounds);
             drop(steady);
             found
         })
@@ -207,14 +208,14 @@ impl SourceCache {
 }
 
 /// All pointers of a part's tree.
-fn find(part: &Part, objects: &Path, bounds: Bounds) -> Result<Found, SourceError> {
+fn find(part: &Part, objects: &Path, bounds: &Bounds) -> Result<Found, SourceError> {
     let failed = |e: git2::Error| damaged(&e, &part.location);
     let mut found = Found::default();
     if !tree::survey(part, objects, bounds)?.mentions_lfs {
         return Ok(found);
     }
     let odb = tree::odb(objects).map_err(failed)?;
-    tree::each_file(part, objects, |entry| {
+    tree::each_file(part, objects, bounds, |entry| {
         let (size, kind) = odb.read_header(entry.id).map_err(failed)?;
         if size >= pointer::LARGEST || kind != ObjectType::Blob {
             return Ok(());

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bryo_model::{CommitId, GitUrl, Scheme};
-use git2::{ErrorCode, ObjectType, Oid, Repository, Tree};
+use git2::{ObjectType, Oid, Repository, Tree};
 
 use crate::budget::Budget;
 use crate::cache::{Obtained, Request};
@@ -26,9 +26,9 @@ use crate::checkout::Contents;
 use crate::credentials::Identity;
 use crate::lock::{Access, Lock};
 use crate::mirror::Wanted;
-use crate::objects::{blocking, damaged, open_mirror};
+use crate::objects::{GivenUp, Waiting, blocking, damaged, open_mirror};
 use crate::origin::Origin;
-use crate::tree::Part;
+use crate::tree::{Known, Part};
 use crate::{Progress, RepositoryKey, SourceCache, SourceError, SourcePolicy, local};
 use declared::Declared;
 
@@ -265,8 +265,10 @@ impl SourceCache {
         let lock = self.paths().mirror_lock(&parent.origin.key);
         let steady = Lock::acquire(&lock, Access::Shared).await?;
         let (mirror, parent) = (self.paths().mirror(&parent.origin.key), parent.clone());
+        let waiting = Waiting::default();
+        let given_up = waiting.given_up();
         blocking(move || {
-            let has = read(&mirror, &parent);
+            let has = read(&mirror, &parent, &given_up);
             drop(steady);
             has
         })
@@ -290,7 +292,7 @@ fn below(prefix: &str, path: &str) -> String {
     }
 }
 
-fn read(mirror: &Path, parent: &Parent) -> Result<Has, SourceError> {
+fn read(mirror: &Path, parent: &Parent, given_up: &GivenUp) -> Result<Has, SourceError> {
     let location = &parent.origin.location;
     let failed = |e: git2::Error| damaged(&e, location);
     let repository = open_mirror(mirror, location)?;
@@ -321,8 +323,10 @@ fn read(mirror: &Path, parent: &Parent) -> Result<Has, SourceError> {
         return Err(refused("it is larger than 1 MiB"));
     }
     let text = repository.find_blob(entry.id()).map_err(failed)?;
+    let mut known = Known::default();
     for module in declared::parse(text.content()).map_err(|why| refused(&why))? {
-        let at = gitlink(&repository, &tree, &module.path).map_err(failed)?;
+        given_up.check(mirror)?;
+        let at = gitlink(&repository, &mut known, &tree, &module.path).map_err(failed)?;
         match at {
             At::Nothing => {}
             At::Link(link) => {
@@ -350,7 +354,12 @@ enum At {
     Nothing,
 }
 
-fn gitlink(repository: &Repository, top: &Tree<'_>, path: &str) -> Result<At, git2::Error> {
+fn gitlink<'r>(
+    repository: &'r Repository,
+    known: &mut Known<'r>,
+    top: &Tree<'r>,
+    path: &str,
+) -> Result<At, git2::Error> {
     let mut tree = top.clone();
     let mut parts = path.split('/').peekable();
     let mut way = String::new();
@@ -364,10 +373,7 @@ fn gitlink(repository: &Repository, top: &Tree<'_>, path: &str) -> Result<At, gi
             (0o160_000, None) => return Ok(At::Commit(id)),
             (0o120_000, Some(_)) => return Ok(At::Link(way)),
             (0o040_000, Some(_)) => {
-                tree = match repository.find_tree(id) {
-                    Err(e) if e.code() == ErrorCode::NotFound => return Err(e),
-                    other => other?,
-                };
+                tree = known.find(repository, id)?;
             }
             _ => return Ok(At::Nothing),
         }

@@ -74,7 +74,7 @@ impl Place {
     }
 }
 
-/// Bytes of an entry: one to eight NULs are behind its path, so that the next begins at a multiple of eight.
+/// Bytes of an entry: one to eight NULs are behind its path, so that they are a multiple of eight.
 fn length(path: usize) -> usize {
     (FIXED + path + 8) & !7
 }

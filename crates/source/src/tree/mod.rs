@@ -1,4 +1,4 @@
-//! The files of one commit: which there will be ([`walk`]), and writing them ([`write`](mod@write)).
+//! The files of one commit: which there will be ([`survey`](mod@survey)), and writing them ([`write`](mod@write)).
 //!
 //! Why not libgit2's own checkout? It writes one file after another. Here as many threads write as there are processors,
 //! and what an older checkout of the same repository has already is linked and not written.
@@ -10,10 +10,12 @@
 
 mod index;
 pub(crate) mod names;
+mod survey;
 mod walk;
 mod write;
 
-pub(crate) use walk::{Bounds, Survey, each_file, survey};
+pub(crate) use survey::{Survey, each_file, survey};
+pub(crate) use walk::{Bounds, Known};
 pub(crate) use write::{Base, To, write};
 
 use crate::SourceError;

@@ -1,30 +1,34 @@
 //! What the tree of a commit will be on the disk.
 //!
 //! A tree is walked as often as it is needed and never kept: what is in memory is the directories on the way to one entry,
-//! so that a large repository needs no more than a small one. The first walk is the [`survey`]: it looks at everything
-//! before anything is written. Objects are named by their content, so later walks find the same.
+//! and a few that may be met again, so that a repository with many directories needs no more than one with few. The first
+//! walk is the [`survey`](fn@super::survey): it looks at everything before anything is written. Objects are named by their
+//! content, so later walks find the same.
 //!
 //! A few hundred bytes of objects can describe more files than any disk holds. Entries are therefore counted while they
 //! are found, and bytes while they are written.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use git2::{ObjectType, Oid, Repository, Tree};
+use bryo_model::ByteSize;
+use git2::{ObjectType, Oid, Repository, Tree, TreeEntry};
 
-use super::{Part, index, names, repository};
+use super::{Part, index, names};
 use crate::SourceError;
-use crate::objects::damaged;
+use crate::objects::{GivenUp, damaged};
 
 /// What a checkout may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Bounds {
     /// Files, links and directories.
     pub(crate) entries: u64,
     /// Bytes of its files.
     pub(crate) bytes: u64,
-    /// Bytes of one of its files, which is in memory while it is written.
+    /// Bytes of one of its files or directories, which is in memory while it is written.
     pub(crate) memory: u64,
+    /// Nobody waits for it any more.
+    pub(crate) given_up: GivenUp,
 }
 
 /// Leaves room for the path of the cache, and of the job's own, in the 4096 bytes that the kernel takes.
@@ -33,8 +37,8 @@ const LONGEST_PATH: usize = 3072;
 /// The index has each path whole, and a tree of few bytes can be below a path of many. Honest ones have a hundredth.
 const MOST_PATHS: usize = 256 << 20;
 
-/// No honest list of attributes is larger.
-const LARGEST_ATTRIBUTES: usize = 1 << 20;
+/// So many names of directories that were read are kept, for trees that have the same one over and over.
+const MOST_KNOWN: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -55,70 +59,6 @@ pub(crate) struct Entry {
     pub(crate) in_base: bool,
 }
 
-/// What a tree has, all of it allowed.
-#[derive(Debug, Default)]
-pub(crate) struct Survey {
-    /// Directories, without the top.
-    pub(crate) dirs: u64,
-    /// What is in the index: files, links and modules.
-    pub(crate) entries: u64,
-    /// Links among them.
-    pub(crate) links: u64,
-    /// Where commits of other repositories are.
-    pub(crate) modules: Vec<Vec<u8>>,
-    /// An attribute speaks of Git LFS.
-    pub(crate) mentions_lfs: bool,
-}
-
-/// Looks at all of a commit's tree.
-///
-/// # Errors
-///
-/// When objects are missing, or the tree is not to be written.
-pub(crate) fn survey(part: &Part, objects: &Path, bounds: Bounds) -> Result<Survey, SourceError> {
-    let failed = |e: git2::Error| damaged(&e, &part.location);
-    let repository = repository(objects).map_err(failed)?;
-    let mut found = Survey::default();
-    for step in Walk::first(&repository, part, bounds)? {
-        match step? {
-            Step::Dir(_) => found.dirs += 1,
-            Step::Entry(entry) => {
-                found.entries += 1;
-                found.links += u64::from(entry.kind == Kind::Symlink);
-                if !found.mentions_lfs && is_attributes(&entry) {
-                    found.mentions_lfs = mentions_lfs(&repository, entry.id).map_err(failed)?;
-                }
-                if entry.kind == Kind::Module {
-                    found.modules.push(entry.path);
-                }
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Shows `see` the files of a tree that was surveyed.
-///
-/// # Errors
-///
-/// When objects are missing, and what `see` fails with.
-pub(crate) fn each_file(
-    part: &Part,
-    objects: &Path,
-    mut see: impl FnMut(Entry) -> Result<(), SourceError>,
-) -> Result<(), SourceError> {
-    let repository = repository(objects).map_err(|e| damaged(&e, &part.location))?;
-    for step in Walk::again(&repository, part, None)? {
-        match step? {
-            Step::Entry(entry) if matches!(entry.kind, Kind::File | Kind::Executable) => {
-                see(entry)?;
-            }
-            Step::Entry(_) | Step::Dir(_) => {}
-        }
-    }
-    Ok(())
-}
-
 /// What a walk comes to.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -133,23 +73,25 @@ pub(super) struct Walk<'r> {
     part: &'r Part,
     /// A stack of positions: the order must be that of git's index, and depth must cost no stack of ours.
     levels: Vec<Level<'r>>,
+    bounds: &'r Bounds,
     /// What is left of the bounds; none for a tree that was surveyed.
     room: Option<Room>,
+    known: Known<'r>,
 }
 
 impl<'r> Walk<'r> {
     /// The walk that checks everything.
-    fn first(
+    pub(super) fn first(
         repository: &'r Repository,
         part: &'r Part,
-        bounds: Bounds,
+        bounds: &'r Bounds,
     ) -> Result<Self, SourceError> {
         let room = Room {
             entries: bounds.entries,
             most: bounds.entries,
             paths: MOST_PATHS,
         };
-        Self::new(repository, part, None, Some(room))
+        Self::new(repository, part, None, bounds, Some(room))
     }
 
     /// The walk through a tree that was surveyed; `base` is the commit of an older checkout that can be linked to.
@@ -157,14 +99,16 @@ impl<'r> Walk<'r> {
         repository: &'r Repository,
         part: &'r Part,
         base: Option<Oid>,
+        bounds: &'r Bounds,
     ) -> Result<Self, SourceError> {
-        Self::new(repository, part, base, None)
+        Self::new(repository, part, base, bounds, None)
     }
 
     fn new(
         repository: &'r Repository,
         part: &'r Part,
         base: Option<Oid>,
+        bounds: &'r Bounds,
         room: Option<Room>,
     ) -> Result<Self, SourceError> {
         let tree_of = |commit: Oid| repository.find_commit(commit).map(|c| c.tree_id());
@@ -178,20 +122,60 @@ impl<'r> Walk<'r> {
             repository,
             part,
             levels: Vec::new(),
+            bounds,
             room,
+            known: Known::default(),
         };
         walk.open(Vec::new(), id, in_base)?;
         Ok(walk)
     }
 
     fn open(&mut self, path: Vec<u8>, id: Oid, in_base: Beside) -> Result<(), SourceError> {
-        let open = Open { path, id, in_base };
-        let level = Level::open(self.repository, self.part, open, self.room.as_mut())?;
-        self.levels.push(level);
+        let part = self.part;
+        let tree = self.tree(&path, id)?;
+        if let Some(room) = &mut self.room {
+            room.take(part, &path, &tree)?;
+            check(part, &path, &tree)?;
+        }
+        let base = match in_base {
+            // Only a help: without it, all is written.
+            Beside::Another(id) => self.repository.find_tree(id).ok(),
+            Beside::Nothing | Beside::TheSame => None,
+        };
+        self.levels.push(Level {
+            path,
+            same: matches!(in_base, Beside::TheSame),
+            order: index::order(&tree),
+            tree,
+            base,
+            at: 0,
+        });
         Ok(())
     }
 
+    fn tree(&mut self, path: &[u8], id: Oid) -> Result<Tree<'r>, SourceError> {
+        let failed = |e: git2::Error| damaged(&e, &self.part.location);
+        let refused = |what: &str| {
+            let path = String::from_utf8_lossy(path);
+            self.part.refused(&format!("the tree of '{path}' {what}"))
+        };
+        if self.room.is_some() {
+            let odb = self.repository.odb().map_err(failed)?;
+            let (size, _) = odb.read_header(id).map_err(failed)?;
+            if u64::try_from(size).unwrap_or(u64::MAX) > self.bounds.memory {
+                let most = ByteSize::new(self.bounds.memory);
+                return Err(refused(&format!("is larger than {most} (source.memory)")));
+            }
+        }
+        match self.known.find(self.repository, id) {
+            Err(e) if is_malformed(&e) => Err(refused("is malformed")),
+            other => other.map_err(failed),
+        }
+    }
+
     fn step(&mut self) -> Result<Option<Step>, SourceError> {
+        let place = Path::new(&self.part.location);
+        self.bounds.given_up.check(place)?;
         while let Some(level) = self.levels.last_mut() {
             match level.next(self.part)? {
                 None => {
@@ -216,19 +200,48 @@ impl Iterator for Walk<'_> {
     }
 }
 
-/// A tree that is still to be looked at.
-struct Open {
-    path: Vec<u8>,
-    id: Oid,
-    in_base: Beside,
-}
-
 /// What the base has where this tree is.
 #[derive(Clone, Copy)]
 enum Beside {
     Nothing,
     Another(Oid),
     TheSame,
+}
+
+/// Trees that were read a short while ago. A few bytes of a pack can be one that takes long to read, and be in any number of
+/// places.
+#[derive(Default)]
+pub(crate) struct Known<'r> {
+    trees: HashMap<Oid, Tree<'r>>,
+    names: usize,
+}
+
+impl<'r> Known<'r> {
+    /// The tree of this id.
+    ///
+    /// # Errors
+    ///
+    /// Those of libgit2.
+    pub(crate) fn find(
+        &mut self,
+        repository: &'r Repository,
+        id: Oid,
+    ) -> Result<Tree<'r>, git2::Error> {
+        if let Some(tree) = self.trees.get(&id) {
+            return Ok(tree.clone());
+        }
+        let tree = repository.find_tree(id)?;
+        let names = tree.len() + 1;
+        if self.names + names > MOST_KNOWN {
+            self.trees.clear();
+            self.names = 0;
+        }
+        if names <= MOST_KNOWN {
+            self.trees.insert(id, tree.clone());
+            self.names += names;
+        }
+        Ok(tree)
+    }
 }
 
 /// What is left of the bounds. It is taken when a tree is opened: what is in it is looked at later.
@@ -255,15 +268,11 @@ impl Room {
     }
 }
 
-/// Refuses names that no disk takes, and a name that is there twice.
+/// Refuses paths that no disk takes, and a name that is there twice.
 fn check(part: &Part, dir: &[u8], tree: &Tree<'_>) -> Result<(), SourceError> {
-    let mut seen = HashSet::with_capacity(tree.len());
-    for entry in tree {
-        let name = entry.name_bytes();
-        let path = || shown(dir, name);
-        if let Some(why) = names::refusal(name) {
-            return Err(part.refused(&format!("{}: {why}", path())));
-        }
+    let entries: Vec<_> = tree.iter().collect();
+    let mut seen = HashSet::with_capacity(entries.len());
+    for name in entries.iter().map(TreeEntry::name_bytes) {
         if dir.len() + name.len() > LONGEST_PATH {
             let bytes = LONGEST_PATH;
             let start = String::from_utf8_lossy(&dir[..dir.len().min(40)]);
@@ -271,8 +280,9 @@ fn check(part: &Part, dir: &[u8], tree: &Tree<'_>) -> Result<(), SourceError> {
                 "a path below '{start}…' is longer than {bytes} bytes"
             )));
         }
-        if !seen.insert(name.to_vec()) {
-            return Err(part.refused(&format!("{}: its name is there twice", path())));
+        if !seen.insert(name) {
+            let path = shown(dir, name);
+            return Err(part.refused(&format!("{path}: its name is there twice")));
         }
     }
     Ok(())
@@ -294,41 +304,7 @@ enum Found {
     Entry(Entry),
 }
 
-impl<'r> Level<'r> {
-    fn open(
-        repository: &'r Repository,
-        part: &Part,
-        open: Open,
-        room: Option<&mut Room>,
-    ) -> Result<Self, SourceError> {
-        let tree = match repository.find_tree(open.id) {
-            Ok(tree) => tree,
-            Err(e) if is_malformed(&e) => {
-                let path = String::from_utf8_lossy(&open.path);
-                return Err(part.refused(&format!("the tree of '{path}' is malformed")));
-            }
-            Err(e) => return Err(damaged(&e, &part.location)),
-        };
-        if let Some(room) = room {
-            room.take(part, &open.path, &tree)?;
-            check(part, &open.path, &tree)?;
-        }
-        let order = index::order(&tree);
-        let base = match open.in_base {
-            // Only a help: without it, all is written.
-            Beside::Another(id) => repository.find_tree(id).ok(),
-            Beside::Nothing | Beside::TheSame => None,
-        };
-        Ok(Self {
-            path: open.path,
-            same: matches!(open.in_base, Beside::TheSame),
-            tree,
-            base,
-            at: 0,
-            order,
-        })
-    }
-
+impl Level<'_> {
     fn next(&mut self, part: &Part) -> Result<Option<(Found, Beside)>, SourceError> {
         let at = match &self.order {
             None => Some(self.at),
@@ -339,6 +315,10 @@ impl<'r> Level<'r> {
         };
         self.at += 1;
         let name = entry.name_bytes();
+        // In every walk: the next thing that happens to it is that something is made of it.
+        if let Some(why) = names::refusal(name) {
+            return Err(part.refused(&format!("{}: {why}", shown(&self.path, name))));
+        }
         let (id, mode) = (entry.id(), entry.filemode_raw());
         let other = self.base.as_ref().and_then(|b| b.get_name_bytes(name));
         let in_base = match &other {
@@ -387,22 +367,6 @@ fn kind(mode: i32) -> Option<Kind> {
 fn is_malformed(error: &git2::Error) -> bool {
     use git2::ErrorClass::{Invalid, Object, Tree};
     matches!(error.class(), Tree | Object | Invalid)
-}
-
-fn is_attributes(entry: &Entry) -> bool {
-    let name = b".gitattributes";
-    matches!(entry.kind, Kind::File | Kind::Executable)
-        && (entry.path == name || entry.path.ends_with(b"/.gitattributes"))
-}
-
-fn mentions_lfs(repository: &Repository, id: Oid) -> Result<bool, git2::Error> {
-    const WORDS: &[u8] = b"filter=lfs";
-    let (size, kind) = repository.odb()?.read_header(id)?;
-    if kind != ObjectType::Blob || size > LARGEST_ATTRIBUTES {
-        return Ok(false);
-    }
-    let blob = repository.find_blob(id)?;
-    Ok(blob.content().windows(WORDS.len()).any(|at| at == WORDS))
 }
 
 pub(super) fn shown(dir: &[u8], name: &[u8]) -> String {

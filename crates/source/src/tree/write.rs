@@ -1,7 +1,7 @@
 //! Writing a tree that was surveyed, with as many threads as there are processors.
 //!
-//! One thread walks and hands out pieces of neighbouring entries; the others make the files of a piece and write its part of
-//! the index. The walk is never far ahead of the files: what is in memory is a few pieces for each thread, however large the
+//! One thread walks and hands out pieces of neighbouring entries; others make the files of a piece and write its part of the
+//! index. The walk is never far ahead of the files: what is in memory is a few pieces for each thread, however large the
 //! tree is.
 //!
 //! Why are the directories made first, by a walk of their own? Where ext4 puts a directory depends on what was made before
@@ -14,15 +14,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bryo_model::{Amount, ByteSize};
 use git2::{ObjectType, Odb, Oid};
 
 use super::index::{Place, Stat, Writer};
 use super::walk::{Entry, Kind, Step, Walk, shown};
-use super::{Part, Survey, odb, repository};
+use super::{Bounds, Part, Survey, odb, repository};
 use crate::lfs::pointer::{self, Pointer, Reading};
 use crate::lfs::store::{self, NotCopied};
 use crate::objects::damaged;
@@ -72,8 +72,7 @@ struct Work<'a> {
     told: AtomicU64,
     /// What is left of the bytes that the tree may have.
     room: &'a AtomicU64,
-    most: u64,
-    memory: u64,
+    bounds: &'a Bounds,
     stop: AtomicBool,
     progress: &'a Progress,
 }
@@ -97,11 +96,9 @@ pub(crate) struct To<'a> {
     pub(crate) lfs: Option<&'a Path>,
     /// The umask takes bits that others need.
     pub(crate) masked: bool,
-    /// Bytes that the whole tree may have, and what is left of them.
-    pub(crate) most: u64,
+    pub(crate) bounds: &'a Bounds,
+    /// What is left of the bytes that the whole tree may have.
     pub(crate) room: &'a AtomicU64,
-    /// Bytes that one file may have.
-    pub(crate) memory: u64,
 }
 
 /// Writes all of it.
@@ -129,8 +126,7 @@ pub(crate) fn write(
         done: AtomicU64::new(0),
         told: AtomicU64::new(0),
         room: to.room,
-        most: to.most,
-        memory: to.memory,
+        bounds: to.bounds,
         stop: AtomicBool::new(false),
         progress,
     };
@@ -148,7 +144,7 @@ pub(crate) fn write(
 impl Work<'_> {
     fn dirs(&self) -> Result<(), SourceError> {
         let repository = repository(self.objects).map_err(|e| damaged(&e, &self.part.location))?;
-        for step in Walk::again(&repository, self.part, None)? {
+        for step in Walk::again(&repository, self.part, None, self.bounds)? {
             let path = match step? {
                 Step::Dir(path) => path,
                 Step::Entry(entry) if entry.kind == Kind::Module => entry.path,
@@ -175,84 +171,77 @@ impl Work<'_> {
             .min(pieces.div_ceil(PIECE))
             .max(1);
         let (send, receive) = sync_channel(AHEAD * threads);
-        let pieces = &Mutex::new(receive);
+        // Theirs alone: when the last of them is gone, there is nobody to hand anything to.
+        let pieces = Arc::new(Mutex::new(receive));
         std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads)
-                .map(|_| scope.spawn(|| self.some(pieces)))
+            let makers: Vec<_> = (0..threads)
+                .map(|_| {
+                    let pieces = Arc::clone(&pieces);
+                    scope.spawn(move || self.some(&pieces))
+                })
                 .collect();
+            drop(pieces);
             let end = self.walk(&send).inspect_err(|_| self.fail());
             drop(send);
-            let mut all = vec![self.some(pieces)];
-            for other in others {
-                all.push(other.join().unwrap_or_else(|_| {
-                    Err(SourceError::io(self.top)(std::io::Error::other(
-                        "a thread that writes files broke",
-                    )))
-                }));
-            }
-            all.into_iter().collect::<Result<(), _>>()?;
+            let broke = |_| {
+                let error = std::io::Error::other("a thread that writes files broke");
+                Err(SourceError::io(self.top)(error))
+            };
+            // All of them first: the scope would break with one that nobody has looked at.
+            let ended: Vec<_> = makers
+                .into_iter()
+                .map(|maker| maker.join().unwrap_or_else(broke))
+                .collect();
+            ended.into_iter().collect::<Result<(), _>>()?;
             end
         })
     }
 
-    /// Hands out all entries. A piece that nobody has room for is made here.
+    /// Hands out all entries, or those until somebody has failed.
     fn walk(&self, pieces: &SyncSender<Piece>) -> Result<Place, SourceError> {
-        let failed = |e: git2::Error| damaged(&e, &self.part.location);
-        let repository = repository(self.objects).map_err(failed)?;
-        let odb = odb(self.objects).map_err(failed)?;
-        let hand_out = |piece| match pieces.try_send(piece) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(piece) | TrySendError::Disconnected(piece)) => {
-                self.piece(&odb, &piece)
-            }
-        };
+        let repository = repository(self.objects).map_err(|e| damaged(&e, &self.part.location))?;
         let base = self.base.map(|base| base.commit);
         let mut end = Place::FIRST;
         let mut piece = Piece::at(end);
         let mut found = 0;
-        for step in Walk::again(&repository, self.part, base)? {
+        for step in Walk::again(&repository, self.part, base, self.bounds)? {
             let Step::Entry(entry) = step? else { continue };
             end = end.after(entry.path.len());
             found += 1;
             piece.entries.push(entry);
             if piece.entries.len() == PIECE {
-                if self.stop.load(Ordering::Relaxed) {
+                let whole = std::mem::replace(&mut piece, Piece::at(end));
+                if self.stop.load(Ordering::Relaxed) || pieces.send(whole).is_err() {
                     return Ok(end);
                 }
-                hand_out(std::mem::replace(&mut piece, Piece::at(end)))?;
             }
         }
+        if found != self.total {
+            return Err(SourceError::Corrupt {
+                location: self.part.location.clone(),
+                detail: format!("its tree had {} files, and then {found}", self.total),
+            });
+        }
         if !piece.entries.is_empty() {
-            hand_out(piece)?;
+            // Nobody is there to take it only when all have failed, and each tells why.
+            let _ = pieces.send(piece);
         }
-        if found == self.total {
-            return Ok(end);
-        }
-        Err(SourceError::Corrupt {
-            location: self.part.location.clone(),
-            detail: format!("its tree had {} files, and then {found}", self.total),
-        })
+        Ok(end)
     }
 
     /// What one thread does: pieces, until there are no more or somebody has failed.
     fn some(&self, pieces: &Mutex<Receiver<Piece>>) -> Result<(), SourceError> {
+        let odb = odb(self.objects).map_err(|e| damaged(&e, &self.part.location));
+        let odb = odb.inspect_err(|_| self.fail())?;
         let next = || {
             let pieces = pieces.lock().unwrap_or_else(PoisonError::into_inner);
             pieces.recv().ok()
         };
-        let mut odb_of_thread = None;
         while let Some(piece) = next() {
             if self.stop.load(Ordering::Relaxed) {
-                continue;
+                break;
             }
-            let odb = match &odb_of_thread {
-                Some(odb) => odb,
-                None => {
-                    let new = odb(self.objects).map_err(|e| damaged(&e, &self.part.location));
-                    &*odb_of_thread.insert(new.inspect_err(|_| self.fail())?)
-                }
-            };
-            self.piece(odb, &piece)?;
+            self.piece(&odb, &piece)?;
         }
         Ok(())
     }
@@ -320,8 +309,8 @@ impl Work<'_> {
             None => (None, None),
         };
         let in_memory = u64::try_from(size).unwrap_or(u64::MAX);
-        if in_memory > self.memory {
-            let (path, most) = (shown(b"", &entry.path), ByteSize::new(self.memory));
+        if in_memory > self.bounds.memory {
+            let (path, most) = (shown(b"", &entry.path), ByteSize::new(self.bounds.memory));
             return Err(self.part.refused(&format!(
                 "{path}: it is larger than {most}, and a file is in memory while it is written (source.memory)"
             )));
@@ -387,7 +376,7 @@ impl Work<'_> {
         {
             Ok(_) => Ok(()),
             Err(_) => {
-                let most = ByteSize::new(self.most);
+                let most = ByteSize::new(self.bounds.bytes);
                 Err(self.part.refused(&format!(
                     "with {} its files are larger than {most}",
                     shown(b"", &entry.path)
@@ -402,7 +391,7 @@ impl Work<'_> {
         let repository = repository(self.objects).map_err(failed)?;
         let odb = odb(self.objects).map_err(failed)?;
         let mut next = Place::FIRST;
-        for step in Walk::again(&repository, self.part, None)? {
+        for step in Walk::again(&repository, self.part, None, self.bounds)? {
             let Step::Entry(entry) = step? else { continue };
             let place = next;
             next = place.after(entry.path.len());

@@ -1,14 +1,21 @@
 //! The files of a commit and their index.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::bed::{Bed, build, commit, git, git_in, source, write};
+use bryo_model::Amount;
+use bryo_source::Progress;
+
+use crate::bed::{Bed, build, commit, fetch, git, git_in, mirror, recorded, silent, source, write};
+use crate::trouble::packs;
 
 /// More than one thread takes at a time, in directories that stand among files of nearly their names.
 fn many_files(repo: &std::path::Path) {
     for n in 0..300 {
-        // Paths of all lengths: an entry of the index ends at a multiple of eight.
+        // Paths of all lengths: an entry of the index has a multiple of eight bytes.
         let long = "x".repeat(n % 9 + 1);
         write(repo, &format!("d{}/{n}-{long}", n % 7), &format!("{n}\n"));
     }
@@ -96,4 +103,83 @@ async fn a_tree_that_is_not_sorted_has_an_index_that_is() {
     assert_eq!(git_in(&checkout, &["ls-files"]), "a\nm.x\nm/b\nm/z\nz");
     assert_eq!(git_in(&checkout, &["diff-files"]), "");
     assert_eq!(fs::read(checkout.tree().join("m/b")).unwrap(), b"text\n");
+}
+
+/// More than all threads together are handed ahead of what is made.
+const MANY: usize = 5000;
+
+const TICK: Duration = Duration::from_millis(1);
+
+#[tokio::test]
+async fn what_breaks_off_among_many_files_is_made_again_whole() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    for n in 0..MANY {
+        write(
+            &repo,
+            &format!("d{}/f{n}", n / 100),
+            &format!("{n} {}\n", n * 7919),
+        );
+    }
+    commit(&repo, "many");
+    let cache = bed.cache();
+    let fetched = fetch(&cache, &source(&repo, None)).await.unwrap();
+    // Where the pack has files.
+    for pack in packs(&mirror(&cache)) {
+        let file = fs::File::options().write(true).open(&pack);
+        let file = file.or_else(|_| {
+            fs::set_permissions(&pack, fs::Permissions::from_mode(0o600))?;
+            fs::File::options().write(true).open(&pack)
+        });
+        let file = file.unwrap();
+        let size = file.metadata().unwrap().len();
+        file.write_all_at(&[0xff; 4096], size / 2).unwrap();
+    }
+    let checkout = cache.checkout(&fetched, silent()).await.unwrap();
+    assert!(
+        checkout
+            .notices()
+            .iter()
+            .any(|n| n.contains("has been made again")),
+        "{:?}",
+        checkout.notices()
+    );
+    assert_eq!(git_in(&checkout, &["status", "--porcelain"]), "");
+    let files = git(&repo, &["ls-files"]);
+    assert_eq!(git_in(&checkout, &["ls-files"]), files);
+}
+
+#[tokio::test]
+async fn a_checkout_that_nobody_waits_for_is_not_written_to_its_end() {
+    let bed = Bed::new();
+    let repo = bed.repository("project");
+    for n in 0..MANY {
+        write(&repo, &format!("d{}/f{n}", n / 100), &format!("{n}\n"));
+    }
+    commit(&repo, "many");
+    let cache = bed.cache();
+    let fetched = fetch(&cache, &source(&repo, None)).await.unwrap();
+    // Nothing more is made than is under way, until it has been left.
+    let left = Arc::new(AtomicBool::new(false));
+    let (record, seen) = recorded();
+    let held = Arc::clone(&left);
+    let progress: Progress = Arc::new(move |amount| {
+        record(amount);
+        while !held.load(Ordering::Relaxed) {
+            std::thread::sleep(TICK);
+        }
+    });
+    let mut checkout = Box::pin(cache.checkout(&fetched, progress));
+    while seen.lock().unwrap().is_empty() {
+        assert!(tokio::time::timeout(TICK, &mut checkout).await.is_err());
+    }
+    drop(checkout);
+    left.store(true, Ordering::Relaxed);
+    // Which waits for the other one's lock.
+    drop(cache.checkout(&fetched, silent()).await.unwrap());
+    let last = seen.lock().unwrap().last().copied();
+    assert!(
+        matches!(last, Some(Amount::Items { done, total }) if done < total),
+        "{last:?}"
+    );
 }
