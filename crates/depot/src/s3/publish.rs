@@ -281,11 +281,13 @@ impl Publication {
         kept: &[Kept],
     ) -> Result<Vec<String>, DepotError> {
         // A version inside this one has its record before it has objects.
-        let objects = self.objects().await?;
+        let mut comparison = published.compare();
+        let see = |object| comparison.see(object);
+        self.inner.client.list(&self.prefix.keys(), see).await?;
         let nested: Vec<_> = self.nested().await?.iter().map(Prefix::keys).collect();
         let kept: HashSet<_> = kept.iter().map(|kept| &*kept.key).collect();
         let inside = self.prefix.keys().len();
-        Ok(published.odd(&objects, |key| {
+        Ok(comparison.odd(|key| {
             kept.contains(key)
                 || nested.iter().any(|keys| key.starts_with(keys))
                 || others.has(&key[inside..])

@@ -3,7 +3,7 @@
 //!
 //! Objects are compared by key, size and entity tag, so that nothing is read. Tags are compared with those that the store
 //! gave when the objects were put, and only where both look like sums of the same kind: other stores may tell two tags of
-//! one object.
+//! one object. They are compared as they are listed, and not kept.
 
 use std::collections::HashMap;
 
@@ -17,41 +17,27 @@ pub(crate) struct Published(HashMap<String, Object>);
 /// An object as it should be.
 #[derive(Debug)]
 struct Object {
+    /// Without its key, which the map has, and with nothing known of what was there before.
     file: Planned,
     size: u64,
     etag: Option<String>,
 }
 
 impl Published {
-    pub(crate) fn add(&mut self, file: Planned, size: u64, etag: Option<String>) {
-        let key = file.key.clone();
+    pub(crate) fn add(&mut self, mut file: Planned, size: u64, etag: Option<String>) {
+        file.there = None;
+        let key = std::mem::take(&mut file.key);
         self.0.insert(key, Object { file, size, etag });
     }
 
-    /// The keys of objects that are not as they were published, sorted: others, none, or such as should not be there.
-    /// `expected` tells of those that are no file's and may be there.
-    pub(crate) fn odd(&self, objects: &[Listed], expected: impl Fn(&str) -> bool) -> Vec<String> {
-        let mut missing: HashMap<&str, &Object> = self
-            .0
-            .iter()
-            .map(|(key, object)| (&**key, object))
-            .collect();
-        let mut odd = Vec::new();
-        for there in objects {
-            let as_it_should_be = match missing.remove(&*there.key) {
-                Some(object) => {
-                    object.size == there.size
-                        && !contradict(object.etag.as_deref(), there.etag.as_deref())
-                }
-                None => expected(&there.key),
-            };
-            if !as_it_should_be {
-                odd.push(there.key.clone());
-            }
+    /// Begins to compare what is there with it.
+    pub(crate) fn compare(&self) -> Comparison<'_> {
+        let missing = self.0.iter().map(|(key, object)| (&**key, object));
+        Comparison {
+            missing: missing.collect(),
+            different: Vec::new(),
+            unknown: Vec::new(),
         }
-        odd.extend(missing.into_keys().map(str::to_owned));
-        odd.sort();
-        odd
     }
 
     /// Takes these out again: the files that must be put once more, and the keys that are no file's.
@@ -60,15 +46,45 @@ impl Published {
         let mut stale = Vec::new();
         for key in odd {
             match self.0.remove(&key) {
-                Some(object) => again.push(Planned {
-                    there: None,
-                    ..object.file
-                }),
+                Some(object) => again.push(Planned { key, ..object.file }),
                 None => stale.push(key),
             }
         }
         again.sort_by_key(|file| file.phase);
         (again, stale)
+    }
+}
+
+/// What is there beside what should be.
+#[derive(Debug)]
+pub(crate) struct Comparison<'a> {
+    missing: HashMap<&'a str, &'a Object>,
+    different: Vec<String>,
+    /// Those of no file.
+    unknown: Vec<String>,
+}
+
+impl Comparison<'_> {
+    /// An object that is there.
+    pub(crate) fn see(&mut self, there: Listed) {
+        match self.missing.remove(&*there.key) {
+            Some(object)
+                if object.size == there.size
+                    && !contradict(object.etag.as_deref(), there.etag.as_deref()) => {}
+            Some(_) => self.different.push(there.key),
+            None => self.unknown.push(there.key),
+        }
+    }
+
+    /// The keys of objects that are not as they were published, sorted: others, none, or such as should not be there.
+    /// `expected` tells of those that are no file's and may be there.
+    pub(crate) fn odd(self, expected: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut odd = self.unknown;
+        odd.retain(|key| !expected(key));
+        odd.extend(self.different);
+        odd.extend(self.missing.into_keys().map(str::to_owned));
+        odd.sort();
+        odd
     }
 }
 
@@ -124,10 +140,19 @@ mod tests {
         published
     }
 
+    fn odd(objects: &[Listed], expected: impl Fn(&str) -> bool) -> Vec<String> {
+        let published = published();
+        let mut comparison = published.compare();
+        objects
+            .iter()
+            .for_each(|there| comparison.see(there.clone()));
+        comparison.odd(expected)
+    }
+
     #[test]
     fn what_is_odd_is_found() {
         let whole = [listed("p/1/a.html", 1, A), listed("p/1/b", 1, B)];
-        let found = |objects: &[Listed]| published().odd(objects, |_| false);
+        let found = |objects: &[Listed]| odd(objects, |_| false);
         assert_eq!(found(&whole), [""; 0]);
         let another = [listed("p/1/a.html", 1, B), listed("p/1/b", 1, B)];
         assert_eq!(found(&another), ["p/1/a.html"]);
@@ -145,12 +170,12 @@ mod tests {
             listed("p/1/a.html", 1, A),
             listed("p/1/b", 1, B),
         ];
-        let odd = |is: bool| published().odd(&objects, |key| is && key == "p/1/2/c");
-        assert_eq!(odd(true), [""; 0]);
-        assert_eq!(odd(false), ["p/1/2/c"]);
+        let found = |is: bool| odd(&objects, |key| is && key == "p/1/2/c");
+        assert_eq!(found(true), [""; 0]);
+        assert_eq!(found(false), ["p/1/2/c"]);
         // A file of the version is what it should be, or it is not.
         let longer = [listed("p/1/a.html", 2, A), listed("p/1/b", 1, B)];
-        assert_eq!(published().odd(&longer, |_| true), ["p/1/a.html"]);
+        assert_eq!(odd(&longer, |_| true), ["p/1/a.html"]);
     }
 
     #[test]
