@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::api::{Condition, PutOutcome, Read};
 use super::client::Client;
-use super::fence::Fence;
+use super::fence::{Fence, Moment};
 use super::headers::Headers;
 use super::prefix::Prefix;
 use super::record::{Found, Record, State};
@@ -120,7 +120,7 @@ impl Hold {
         {
             return Err(self.overtaken());
         }
-        let sent = Instant::now();
+        let sent = Moment::now();
         self.write(record, there.as_ref()).await?;
         self.there(record).await?;
         self.fence.said(sent);
@@ -155,7 +155,7 @@ impl Hold {
         let client = self.client.once_each();
         let there = self.there_by(&client, record).await?;
         let record = record.clone().again();
-        let sent = Instant::now();
+        let sent = Moment::now();
         self.write_by(&client, &record, Some(&there)).await?;
         self.fence.said(sent);
         *ours = Some(record);
@@ -173,7 +173,7 @@ impl Hold {
     /// Says that everything is there. If nothing was changed, nothing is written either.
     pub(crate) async fn complete(&self, headers: &str) -> Result<Said, DepotError> {
         let mut ours = self.ours.lock().await;
-        let since = Instant::now();
+        let since = Moment::now();
         let Some(record) = &*ours else {
             self.untouched().await?;
             return Ok(Said::InTime);
