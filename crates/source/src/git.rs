@@ -165,7 +165,8 @@ pub(crate) async fn is_damaged(mirror: &Path, origin: &Origin) -> bool {
     // What was not seen is not proved.
     look.is_ok_and(|done| {
         let said = done.stderr.to_lowercase();
-        !done.status.success() && !said.contains("out of memory")
+        let lacked_memory = ["out of memory", "cannot allocate memory"];
+        !done.status.success() && !lacked_memory.iter().any(|words| said.contains(words))
     })
 }
 

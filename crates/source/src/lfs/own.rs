@@ -91,6 +91,10 @@ fn parse(text: &str, host: &str) -> Option<(String, Secret)> {
                     break;
                 }
             }
+            // A quote without its second one: what stands behind it, in this line or the next, is nobody's value.
+            if !in_macro && !rest.is_empty() {
+                break;
+            }
         }
     }
     let (mut ours, mut user, mut password) = (false, None, None);
@@ -202,6 +206,7 @@ mod tests {
         }
         for text in [
             r#"machine a.test login ana password "one two"#,
+            "machine a.test login ana password \"one\ntwo\nmachine a.test password three",
             r#"machine a.test login ana password "one\"#,
             r#"machine a.test login ana "password" one"#,
         ] {

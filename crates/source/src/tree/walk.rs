@@ -159,7 +159,7 @@ impl<'r> Walk<'r> {
             let path = String::from_utf8_lossy(path);
             self.part.refused(&format!("the tree of '{path}' {what}"))
         };
-        if self.room.is_some() {
+        if self.room.is_some() && !self.known.trees.contains_key(&id) {
             let odb = self.repository.odb().map_err(failed)?;
             let (size, _) = odb.read_header(id).map_err(failed)?;
             if u64::try_from(size).unwrap_or(u64::MAX) > self.bounds.memory {
