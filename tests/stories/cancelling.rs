@@ -19,6 +19,24 @@ fn silent() -> (TcpListener, String) {
     (listener, address)
 }
 
+/// A job on this runtime, for a host that is told otherwise than by options.
+fn job(world: &World, runtime: &str, run: &[&str]) -> Command {
+    let repository = world.repository("succeeds");
+    let mut command = world.command();
+    command
+        .args(["run", repository.path().to_str().unwrap(), "--json"])
+        .args(["--image", &world.image("busybox.tar"), "--network", "none"])
+        .args([
+            "--runtime",
+            runtime,
+            "--output",
+            world.site().to_str().unwrap(),
+            "--",
+        ])
+        .args(run);
+    command
+}
+
 stories! {
     fn in_fetch(world) {
         let (server, address) = silent();
@@ -178,22 +196,11 @@ impl SlowStart {
 
     /// Starts a job and waits until its container is being started.
     fn start<'a>(&self, world: &'a World) -> Going<'a> {
-        let repository = world.repository("never-ends");
-        let mut command = world.command();
-        command
-            .env(
-                "CONTAINER_HOST",
-                format!("unix://{}", self.socket.display()),
-            )
-            .args(["run", repository.path().to_str().unwrap(), "--json"])
-            .args(["--image", &world.image("busybox.tar"), "--network", "none"])
-            .args([
-                "--runtime",
-                "podman",
-                "--output",
-                world.site().to_str().unwrap(),
-            ])
-            .args(["--", "sleep", "infinity"]);
+        let mut command = job(world, "podman", &["sleep", "infinity"]);
+        command.env(
+            "CONTAINER_HOST",
+            format!("unix://{}", self.socket.display()),
+        );
         let going = world.start_command(&mut command);
         wait_until("the container is being started", || self.mark.exists());
         going
@@ -234,28 +241,9 @@ impl SlowCrun {
 
     /// Starts a job and waits until its container is being made.
     fn start<'a>(&self, world: &'a World) -> Going<'a> {
-        let repository = world.repository("succeeds");
         let path = std::env::var("PATH").unwrap();
-        let mut command = world.command();
-        command
-            .env("PATH", format!("{}:{path}", self.bin.display()))
-            .args([
-                "run",
-                repository.path().to_str().unwrap(),
-                "--image",
-                &world.image("busybox.tar"),
-                "--network",
-                "none",
-            ])
-            .args([
-                "--json",
-                "--runtime",
-                "crun",
-                "--output",
-                world.site().to_str().unwrap(),
-                "--",
-                "true",
-            ]);
+        let mut command = job(world, "crun", &["true"]);
+        command.env("PATH", format!("{}:{path}", self.bin.display()));
         let going = world.start_command(&mut command);
         wait_until("the container is being made", || self.mark.exists());
         going

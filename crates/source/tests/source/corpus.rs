@@ -16,7 +16,8 @@ use crate::http::Server;
 /// What is refused is refused before it costs anything.
 const PROMPTLY: Duration = Duration::from_secs(120);
 
-fn raw_tree(repository: &Repository, entries: &[(&str, &str, Oid)]) -> Oid {
+/// A tree of these raw entries: each a mode, a name and what it is.
+pub(crate) fn raw_tree(repository: &Repository, entries: &[(&str, &str, Oid)]) -> Oid {
     let mut raw = Vec::new();
     for (mode, name, id) in entries {
         raw.extend_from_slice(format!("{mode} {name}\0").as_bytes());

@@ -8,6 +8,7 @@ use std::process::Command;
 use git2::{ObjectType, Oid, Repository};
 
 use crate::bed::{Bed, build, commit, git, git_command, git_in, source, write};
+use crate::corpus::raw_tree;
 
 const ARMED: &str = "BRYO_TEST_ARMED_HOME";
 
@@ -176,16 +177,7 @@ async fn in_the_armed_home(home: &Path) {
 /// A commit whose tree is these raw entries.
 pub(crate) fn raw_commit(repo: &Path, entries: &[(&str, &str, Oid)]) {
     let repository = Repository::open(repo).unwrap();
-    let mut raw = Vec::new();
-    for (mode, name, id) in entries {
-        raw.extend_from_slice(format!("{mode} {name}\0").as_bytes());
-        raw.extend_from_slice(id.as_bytes());
-    }
-    let tree = repository
-        .odb()
-        .unwrap()
-        .write(ObjectType::Tree, &raw)
-        .unwrap();
+    let tree = raw_tree(&repository, entries);
     let text = format!("tree {tree}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nraw\n");
     let commit = repository
         .odb()

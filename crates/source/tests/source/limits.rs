@@ -7,6 +7,8 @@ use std::time::Duration;
 use bryo_source::{ReachedLimit, SourceCache, SourceError, SourceLimits, SourcePolicy};
 
 use crate::bed::{Bed, build, commit, fetch, head, mirror, on_loopback, silent, source, write};
+use crate::corpus::raw_tree;
+use crate::hostile::raw_commit;
 use crate::http::{Manner, Server};
 
 fn bounded(bed: &Bed, limits: SourceLimits) -> SourceCache {
@@ -352,29 +354,15 @@ async fn paths_that_no_index_should_have_are_refused() {
     let bed = Bed::new();
     let repo = bed.repository("project");
     let repository = git2::Repository::open(&repo).unwrap();
-    let odb = repository.odb().unwrap();
     let blob = repository.blob(b"").unwrap();
-    let tree = |entries: &mut dyn Iterator<Item = (String, git2::Oid)>| {
-        let mut raw = Vec::new();
-        for (entry, id) in entries {
-            raw.extend_from_slice(format!("{entry}\0").as_bytes());
-            raw.extend_from_slice(id.as_bytes());
-        }
-        odb.write(git2::ObjectType::Tree, &raw).unwrap()
-    };
-    let mut top = tree(&mut (0..100_000).map(|n| (format!("100644 {n:06}"), blob)));
-    for _ in 0..12 {
-        let name = "d".repeat(240);
-        top = tree(&mut [(format!("40000 {name}"), top)].into_iter());
+    let names: Vec<_> = (0..100_000).map(|n| format!("{n:06}")).collect();
+    let files: Vec<_> = names.iter().map(|name| ("100644", &**name, blob)).collect();
+    let mut top = raw_tree(&repository, &files);
+    let name = "d".repeat(240);
+    for _ in 0..11 {
+        top = raw_tree(&repository, &[("40000", &name, top)]);
     }
-    let text = format!("tree {top}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nraw\n");
-    let commit = odb
-        .write(git2::ObjectType::Commit, text.as_bytes())
-        .unwrap();
-    crate::bed::git(
-        &repo,
-        &["update-ref", "refs/heads/main", &commit.to_string()],
-    );
+    raw_commit(&repo, &[("40000", &name, top)]);
     let cache = bed.cache();
     let fetched = fetch(&cache, &source(&repo, None)).await.unwrap();
     let error = cache.checkout(&fetched, silent()).await.unwrap_err();

@@ -10,6 +10,8 @@ use bryo_model::Amount;
 use bryo_source::Progress;
 
 use crate::bed::{Bed, build, commit, fetch, git, git_in, mirror, recorded, silent, source, write};
+use crate::corpus::raw_tree;
+use crate::hostile::raw_commit;
 use crate::trouble::packs;
 
 /// More than one thread takes at a time, in directories that stand among files of nearly their names.
@@ -73,31 +75,15 @@ async fn a_tree_that_is_not_sorted_has_an_index_that_is() {
     let bed = Bed::new();
     let repo = bed.repository("project");
     let repository = git2::Repository::open(&repo).unwrap();
-    let odb = repository.odb().unwrap();
     let blob = repository.blob(b"text\n").unwrap();
-    let tree = |entries: &[(&str, git2::Oid)]| {
-        let mut raw = Vec::new();
-        for (entry, id) in entries {
-            raw.extend_from_slice(format!("{entry}\0").as_bytes());
-            raw.extend_from_slice(id.as_bytes());
-        }
-        odb.write(git2::ObjectType::Tree, &raw).unwrap()
-    };
-    let sub = tree(&[("100644 z", blob), ("100644 b", blob)]);
-    let top = tree(&[
-        ("40000 m", sub),
-        ("100644 z", blob),
-        ("100644 m.x", blob),
-        ("100755 a", blob),
-    ]);
-    let text = format!("tree {top}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nraw\n");
-    let commit = odb
-        .write(git2::ObjectType::Commit, text.as_bytes())
-        .unwrap();
-    git(
-        &repo,
-        &["update-ref", "refs/heads/main", &commit.to_string()],
-    );
+    let sub = raw_tree(&repository, &[("100644", "z", blob), ("100644", "b", blob)]);
+    let entries = [
+        ("40000", "m", sub),
+        ("100644", "z", blob),
+        ("100644", "m.x", blob),
+        ("100755", "a", blob),
+    ];
+    raw_commit(&repo, &entries);
 
     let (_, checkout) = build(&bed.cache(), &source(&repo, None)).await;
     assert_eq!(git_in(&checkout, &["ls-files"]), "a\nm.x\nm/b\nm/z\nz");
