@@ -11,6 +11,7 @@ use crate::cgroup::usage::{keyed, nested_sum};
 use crate::cgroup::{ROOT, directory, own_line};
 use crate::podman::frames::{FrameError, Frames, MOST_PIECE};
 use crate::podman::proof;
+use crate::seccomp::program::{self, ARCH, Instruction, JA, JEQ, JGE, JGT, LD, NR, RET};
 use crate::{proc, seccomp, subid};
 
 /// What a log stream decodes to, neighbouring pieces of one stream joined; what came before an error counts too.
@@ -126,6 +127,100 @@ pub fn seccomp_lowering(data: &[u8]) {
     }
 }
 
+/// A compiled filter that is written as a search decides as before, whatever it is. The bytes are taken as a program, and as
+/// the seed of one that jumps about between comparisons.
+///
+/// # Panics
+///
+/// When it does not.
+pub fn filter_search(data: &[u8]) {
+    let mut chance = Chance::of(data);
+    let by_chance = program_of(&mut chance);
+    for list in program::decode(data).into_iter().chain([by_chance]) {
+        let Some(search) = program::as_search(&list) else {
+            continue;
+        };
+        assert!(search.len() < list.len());
+        // Around what something is compared with.
+        let mut near = || {
+            list[chance.below(list.len())]
+                .k
+                .wrapping_add(number(chance.below(3)))
+        };
+        let numbers: Vec<u32> = (0..40).map(|_| near().wrapping_sub(1)).collect();
+        let archs = [near(), number(chance.below(6)), 0xc000_003e, 0x4000_0003];
+        assert_eq!(same_decisions(&list, &search, &archs, numbers), Ok(()));
+    }
+}
+
+/// One that the kernel would take: jumps lead forwards, and into it.
+fn program_of(chance: &mut Chance) -> Vec<Instruction> {
+    let length = 4 + chance.below(60);
+    let mut program = vec![Instruction::new(LD, [ARCH, NR][chance.below(2)])];
+    while program.len() < length {
+        let left = length - program.len();
+        let mut skip = || u8::try_from(chance.below(left.min(12))).unwrap_or(0);
+        let (jt, jf) = (skip(), skip());
+        let code = [JEQ, JEQ, JEQ, JGT, JGE, JA, LD, RET][chance.below(8)];
+        program.push(match code {
+            LD => Instruction::new(LD, [NR, ARCH, 16, 24][chance.below(4)]),
+            JA => Instruction::new(JA, u32::from(jt)),
+            code => Instruction::jump(code, number(chance.below(6)), jt, jf),
+        });
+    }
+    program.push(Instruction::new(RET, 7));
+    program
+}
+
+fn number(of: usize) -> u32 {
+    u32::try_from(of).unwrap_or(0)
+}
+
+/// Whether two filters decide alike, for these architectures and numbers, and for some arguments.
+pub(crate) fn same_decisions(
+    one: &[Instruction],
+    other: &[Instruction],
+    archs: &[u32],
+    numbers: impl IntoIterator<Item = u32>,
+) -> Result<(), String> {
+    for nr in numbers {
+        for &arch in archs {
+            for arg in [0, 3, 0x0002_0000, 0x7e02_0000, u32::MAX] {
+                let mut data = [arg; 16];
+                (data[0], data[1]) = (nr, arch);
+                let (one, other) = (decision(one, &data), decision(other, &data));
+                if one != other {
+                    return Err(format!("{data:x?}: {one:x?} and {other:x?}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the kernel would make of a call with this data (`struct seccomp_data`, as words).
+fn decision(program: &[Instruction], data: &[u32; 16]) -> Option<u32> {
+    const AND: u16 = 0x54;
+    const JSET: u16 = 0x45;
+    let (mut at, mut a) = (0, 0);
+    loop {
+        let here = program.get(at)?;
+        at += 1;
+        match here.code {
+            RET => return Some(here.k),
+            LD => a = *data.get(usize::try_from(here.k).ok()? / 4)?,
+            AND => a &= here.k,
+            JSET => {
+                at += usize::from(match a & here.k {
+                    0 => here.jf,
+                    _ => here.jt,
+                });
+            }
+            _ => at += here.skips(Some(a))?,
+        }
+    }
+}
+
 /// What the kernel and the host's files say is read without a stumble, and never as more than they say.
 ///
 /// # Panics
@@ -203,6 +298,11 @@ mod tests {
     #[test]
     fn the_lowering_holds_for_many_inputs() {
         check_many("seccomp_lowering", seccomp_lowering);
+    }
+
+    #[test]
+    fn filters_as_a_search_hold_for_many_inputs() {
+        check_many("filter_search", filter_search);
     }
 
     #[test]

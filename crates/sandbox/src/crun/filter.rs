@@ -3,7 +3,8 @@
 //! crun compiles the profile with libseccomp for every container, which takes longer than all the rest of starting one.
 //! It also accepts the compiled program (crun(1), `run.oci.seccomp_bpf_data`), and leaves the one it compiled in the
 //! container's state. So the first job's program is kept and handed to the next ones, beside a profile that refuses every
-//! call: a crun that overlooked the annotation would start no job, and never is there no filter at all.
+//! call: a crun that overlooked the annotation would start no job, and never is there no filter at all. What is kept is the
+//! same filter as a search ([`program`]), where it can be written as one.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,14 +19,13 @@ use bryo_process::Program;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder};
 
+use crate::seccomp::program;
+
 /// The annotation that crun reads.
 pub(super) const ANNOTATION: &str = "run.oci.seccomp_bpf_data";
 
-/// Bytes of one instruction of the kernel's filter machine.
-const INSTRUCTION: usize = 8;
-
-/// The kernel takes no longer program (`BPF_MAXINSNS`).
-const MOST_INSTRUCTIONS: usize = 4096;
+/// How a program is kept; another one for what is kept otherwise.
+const FORM: u32 = 2;
 
 /// How often, and how many times, a running container's state is looked at.
 const LOOK: Duration = Duration::from_millis(2);
@@ -50,6 +50,7 @@ impl Filter {
     /// `state` is a directory that only the agent can write to.
     pub(super) fn new(state: &Path, profile: &LinuxSeccomp, crun: &Path) -> Self {
         let mut hasher = DefaultHasher::new();
+        FORM.hash(&mut hasher);
         serde_json::to_string(profile)
             .unwrap_or_default()
             .hash(&mut hasher);
@@ -76,9 +77,7 @@ impl Filter {
             return Some(known);
         }
         let program = fs::read(&self.file).ok()?;
-        if !plausible(&program) {
-            return None;
-        }
+        program::decode(&program)?;
         Some(self.known.get_or_init(|| STANDARD.encode(program)))
     }
 
@@ -97,10 +96,10 @@ impl Filter {
     }
 
     fn take(&self, from: &Path) -> std::io::Result<()> {
-        let program = fs::read(from)?;
-        if !plausible(&program) {
+        let Some(list) = program::decode(&fs::read(from)?) else {
             return Ok(());
-        }
+        };
+        let program = program::encode(&program::as_search(&list).unwrap_or(list));
         let beside = self
             .file
             .with_extension(format!("{}.tmp", std::process::id()));
@@ -130,11 +129,6 @@ fn version(said: &str) -> Option<(u32, u32)> {
     let mut numbers = said.strip_prefix("crun version ")?.split(['.', '\n']);
     let mut number = || numbers.next()?.trim().parse().ok();
     Some((number()?, number()?))
-}
-
-fn plausible(program: &[u8]) -> bool {
-    let instructions = program.len() / INSTRUCTION;
-    program.len().is_multiple_of(INSTRUCTION) && (1..=MOST_INSTRUCTIONS).contains(&instructions)
 }
 
 #[cfg(test)]
