@@ -21,10 +21,12 @@ mod record;
 mod settings;
 mod upload;
 mod verify;
+mod visible;
 
 pub use depot::{S3Depot, S3Target};
 pub use fault::{StoreAnswer, StoreFault};
 pub use headers::{CacheRule, InvalidCacheRule};
 pub use prefix::{BadKey, InvalidPrefix, Prefix};
-pub use publish::{Uploaded, Visible};
+pub use publish::Uploaded;
 pub use settings::{Retry, S3Credentials, S3Settings, S3Tuning};
+pub use visible::Visible;

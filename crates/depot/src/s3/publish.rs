@@ -12,8 +12,7 @@
 //! (`hold`), and one is said to be complete only after a last look at all of it (`verify`).
 
 use std::collections::HashSet;
-use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use bryo_model::Amount;
 use tokio::sync::OnceCell;
@@ -29,6 +28,7 @@ use super::prefix::Prefix;
 use super::record::{Found, Record};
 use super::upload::{Became, Meter, Open, Uploads};
 use super::verify::Published;
+use super::visible::{Reached, Visible};
 use crate::{DepotError, OutputTree};
 
 /// How often everything is looked at before it is said to be other than it was published: a list may be a little behind.
@@ -56,42 +56,6 @@ pub struct Uploaded {
     pub leftovers: Vec<String>,
     /// What was there before Bryo published and is left alone: how many objects where, in 21 lines at most.
     pub others: Vec<String>,
-}
-
-/// What readers may see of a version whose publication failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visible {
-    /// What an earlier publication that failed half-way left: this one had not changed anything yet.
-    Earlier,
-    /// Assets of the new files; pages as they were.
-    Assets {
-        /// Whether the version was not there before.
-        new: bool,
-    },
-    /// Some pages of the new files.
-    Pages {
-        /// Whether the version was not there before.
-        new: bool,
-    },
-    /// All of the new files; perhaps stale ones beside them.
-    All,
-}
-
-impl fmt::Display for Visible {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Earlier => {
-                "nothing was changed, but an earlier publication had failed half-way and readers may see a mixture of versions"
-            }
-            Self::Assets { new: false } => {
-                "readers see the pages of before, perhaps with some new assets"
-            }
-            Self::Assets { new: true } => "readers find no page yet, only some assets",
-            Self::Pages { new: false } => "readers may see a mixture of old and new pages",
-            Self::Pages { new: true } => "readers find only some of the pages",
-            Self::All => "readers see all new files, and perhaps some that should be gone",
-        })
-    }
 }
 
 /// One publication under way.
@@ -417,20 +381,6 @@ impl Begun {
             Phase::Assets | Phase::Pages | Phase::Start => Visible::Pages { new },
         });
         Ok(())
-    }
-}
-
-/// What readers may see if it ends now; `None`: what they saw before.
-#[derive(Debug, Default)]
-struct Reached(Mutex<Option<Visible>>);
-
-impl Reached {
-    fn set(&self, visible: Visible) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(visible);
-    }
-
-    fn get(&self) -> Option<Visible> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
