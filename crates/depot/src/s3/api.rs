@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::client::{Ask, Client, Turn};
 use super::fault::{StoreAnswer, Trouble};
 use super::headers::Headers;
+use super::tag::Tag;
 use crate::DepotError;
 
 /// How many keys one request to delete may name.
@@ -25,8 +26,7 @@ const BATCH: usize = 1000;
 pub(crate) struct Listed {
     pub(crate) key: String,
     pub(crate) size: u64,
-    /// Without quotes.
-    pub(crate) etag: Option<String>,
+    pub(crate) tag: Option<Tag>,
 }
 
 /// An object as it was read.
@@ -80,16 +80,16 @@ impl Client {
         }
     }
 
-    /// Puts an object; the entity tag that the store gave it, without quotes.
+    /// Puts an object; the entity tag that the store gave it.
     pub(crate) async fn put(
         &self,
         key: &str,
         headers: &Headers,
         content: &Bytes,
-    ) -> Result<Option<String>, DepotError> {
+    ) -> Result<Option<Tag>, DepotError> {
         let ask = put(key, headers, content);
         match self.ask(&ask).await {
-            Ok(answer) => Ok(text(&answer.headers, &ETAG).map(|tag| bare(&tag))),
+            Ok(answer) => Ok(text(&answer.headers, &ETAG).and_then(|tag| Tag::read(&tag))),
             Err(trouble) => Err(ask.failed(trouble)),
         }
     }
@@ -150,7 +150,7 @@ impl Client {
                 // A store that misreads the question must not have another project's files deleted.
                 if object.key.starts_with(prefix) {
                     each(Listed {
-                        etag: object.e_tag.map(|tag| bare(&tag)),
+                        tag: object.e_tag.as_deref().and_then(Tag::read),
                         key: object.key,
                         size: object.size,
                     });
@@ -335,9 +335,8 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
-    /// Its entity tag, without quotes.
-    pub(crate) fn etag(&self) -> Option<String> {
-        self.etag.as_deref().map(bare)
+    pub(crate) fn tag(&self) -> Option<Tag> {
+        self.etag.as_deref().and_then(Tag::read)
     }
 }
 
@@ -352,10 +351,6 @@ fn put<'a>(key: &'a str, headers: &'a Headers, content: &'a Bytes) -> Ask<'a> {
     ask.body = content.clone();
     ask.extra = extra(headers);
     ask
-}
-
-fn bare(tag: &str) -> String {
-    tag.trim_matches('"').to_owned()
 }
 
 fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {

@@ -19,6 +19,7 @@ mod probe;
 mod publish;
 mod record;
 mod settings;
+mod tag;
 mod upload;
 mod verify;
 mod visible;

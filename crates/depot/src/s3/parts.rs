@@ -1,10 +1,5 @@
-//! A file's bytes, read in pieces of a known size, and the entity tags that stores give them.
-//!
-//! The tag of an object that was put at once is the MD5 of its bytes; that of one put in parts is the MD5 of the parts' MD5
-//! sums and their number. A bucket that is encrypted with keys of its own, or a store of another mind, has other tags:
-//! then nothing is recognised, and everything is put again.
+//! A file's bytes, read in pieces of a known size.
 
-use std::fmt::Write as _;
 use std::fs::File as StdFile;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -12,6 +7,7 @@ use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
 
+use super::tag::Tag;
 use crate::source::{open_directory, open_file};
 use crate::{DepotError, OutputTree, dir};
 
@@ -68,7 +64,7 @@ impl Source {
     }
 
     /// The entity tag it would have when sent in parts of `part` bytes. Blocking.
-    pub(crate) fn tag_of_parts(&self, part: u64) -> Result<String, DepotError> {
+    pub(crate) fn tag_of_parts(&self, part: u64) -> Result<Option<Tag>, DepotError> {
         let mut sums = Vec::new();
         let mut buffer = vec![0; BUFFER];
         let mut offset = 0;
@@ -81,11 +77,9 @@ impl Source {
                 sum.consume(&buffer[..piece]);
                 offset += piece as u64;
             }
-            sums.extend_from_slice(&sum.finalize().0);
+            sums.push(sum.finalize().0);
         }
-        let mut tag = tag(&sums);
-        let _ = write!(tag, "-{}", sums.len() / 16);
-        Ok(tag)
+        Ok(Tag::of_parts(&sums))
     }
 
     fn exactly(&self, buffer: &mut [u8], offset: u64) -> Result<(), DepotError> {
@@ -103,11 +97,6 @@ impl Source {
             path: self.path.clone(),
         }
     }
-}
-
-/// The entity tag of bytes that were put at once.
-pub(crate) fn tag(content: &[u8]) -> String {
-    format!("{:x}", md5::compute(content))
 }
 
 #[cfg(test)]
@@ -130,8 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_those_of_stores() {
-        assert_eq!(tag(b""), "d41d8cd98f00b204e9800998ecf8427e");
+    fn the_last_part_is_what_is_left() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(b"aab", 0).unwrap();
         let source = Source {
@@ -139,8 +127,7 @@ mod tests {
             size: 3,
             path: "x".into(),
         };
-        let whole = [md5::compute(b"aa").0, md5::compute(b"b").0].concat();
-        let wanted = format!("{:x}-2", md5::compute(whole));
+        let wanted = Tag::of_parts(&[md5::compute(b"aa").0, md5::compute(b"b").0]);
         assert_eq!(source.tag_of_parts(2).unwrap(), wanted);
     }
 }

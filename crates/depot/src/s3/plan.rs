@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::api::Listed;
 use super::others::Others;
 use super::prefix::Prefix;
+use super::tag::Tag;
 use crate::{DepotError, OutputTree, dir};
 
 /// When a file is put.
@@ -46,7 +47,7 @@ pub(crate) struct Planned {
     pub(crate) key: String,
     pub(crate) phase: Phase,
     /// The entity tag of the object that is there, if it may be the same: it has the same size.
-    pub(crate) there: Option<String>,
+    pub(crate) there: Option<Tag>,
 }
 
 /// What is to be done.
@@ -98,10 +99,10 @@ pub(crate) fn compare(
 ) -> Result<Plan, DepotError> {
     let foreign: Vec<_> = nested.iter().map(|inner| (inner, inner.keys())).collect();
     let owner = |key: &str| foreign.iter().find(|(_, keys)| key.starts_with(keys));
-    let mut there: HashMap<String, (u64, Option<String>)> = objects
+    let mut there: HashMap<String, (u64, Option<Tag>)> = objects
         .into_iter()
         .filter(|object| owner(&object.key).is_none())
-        .map(|object| (object.key, (object.size, object.etag)))
+        .map(|object| (object.key, (object.size, object.tag)))
         .collect();
     for planned in &mut files {
         if let Some((inner, _)) = owner(&planned.key) {
@@ -111,10 +112,10 @@ pub(crate) fn compare(
             });
         }
         let size = tree.directories()[planned.directory].files[planned.file].size;
-        if let Some((same, etag)) = there.remove(&planned.key)
+        if let Some((same, tag)) = there.remove(&planned.key)
             && same == size
         {
-            planned.there = etag;
+            planned.there = tag;
         }
     }
     let inside = prefix.keys().len();
@@ -175,7 +176,7 @@ mod tests {
         let one = |&(key, size): &(&str, u64)| Listed {
             key: key.to_owned(),
             size,
-            etag: Some("x".to_owned()),
+            tag: Some(Tag::of(b"x")),
         };
         keys.iter().map(one).collect()
     }

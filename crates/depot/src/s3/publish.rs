@@ -402,17 +402,17 @@ impl Counts {
             Some(ended) => ended.map_err(|_| DepotError::Lost)??,
         };
         let size = size(&file);
-        let etag = match became {
-            Became::Put(etag) => {
+        let tag = match became {
+            Became::Put(tag) => {
                 self.put += 1;
-                etag
+                tag
             }
             Became::Unchanged => {
                 self.unchanged += 1;
-                file.there.clone()
+                file.there
             }
         };
-        self.published.add(file, size, etag);
+        self.published.add(file, size, tag);
         Ok(())
     }
 }

@@ -18,8 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::client::Client;
 use super::fault::{StoreAnswer, StoreFault};
 use super::headers::{Headers, Rules};
-use super::parts::{Source, part_size, tag};
+use super::parts::{Source, part_size};
 use super::plan::Planned;
+use super::tag::Tag;
 use crate::{DepotError, OutputTree};
 
 /// How many parts of one file are under way at a time.
@@ -128,8 +129,8 @@ impl Meter {
 /// What became of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Became {
-    /// It is put, and the object has this entity tag, where the store has told it.
-    Put(Option<String>),
+    /// It is put, and the object has this entity tag, where the store has told one.
+    Put(Option<Tag>),
     /// The object was the same.
     Unchanged,
 }
@@ -159,10 +160,10 @@ impl Uploads {
         let tree = Arc::clone(&self.tree);
         let Some(part) = part_size(size, self.part_size) else {
             let _memory = self.memory.take(size).await?;
-            let known = planned.there.clone();
+            let known = planned.there;
             let content = blocking(move || {
                 let content = Source::open(&tree, directory, file)?.read(0, size)?;
-                let same = known.is_some_and(|known| known == tag(&content));
+                let same = known.is_some_and(|known| known == Tag::of(&content));
                 Ok((!same).then_some(content))
             })
             .await?;
@@ -176,13 +177,11 @@ impl Uploads {
             self.meter.small_file(size);
             return Ok(became);
         };
-        let known = planned.there.clone();
+        let known = planned.there;
         let (source, same) = blocking(move || {
             let source = Source::open(&tree, directory, file)?;
-            let same = match known {
-                Some(known) if known.contains('-') => known == source.tag_of_parts(part)?,
-                _ => false,
-            };
+            let same = known.is_some_and(|known| known.is_of_parts())
+                && known == source.tag_of_parts(part)?;
             Ok((Arc::new(source), same))
         })
         .await?;
@@ -201,7 +200,7 @@ impl Uploads {
         key: &str,
         headers: &Headers,
         pieces: &Pieces,
-    ) -> Result<Option<String>, DepotError> {
+    ) -> Result<Option<Tag>, DepotError> {
         // A store that lost the upload, or whose answer to its end was lost, gets it once more.
         for first in [true, false] {
             let id = self.client.begin(key, headers).await?;
@@ -214,7 +213,7 @@ impl Uploads {
             let finished = self.client.complete(key, &id, parts).await?;
             self.open.remove(&id);
             if let Some(whole) = finished {
-                return Ok(whole.etag());
+                return Ok(whole.tag());
             }
         }
         Err(DepotError::Store {
