@@ -6,10 +6,14 @@
 //!
 //! Invariants:
 //! - a listed file was a regular file, by its own inode and not by what a link points to;
-//! - parents stand before their children, and a directory is kept only if a file is somewhere below it;
+//! - directories stand in the order in which [`Path`]s are sorted, so parents before their children, and the files of each
+//!   by their names: what is known by its path is found without another list;
+//! - a directory is kept only if a file is somewhere below it;
+//! - of a file no more is kept than what is needed: there may be a million;
 //! - the work is bounded by [`OutputBounds`], whatever the tree is.
 
 use std::ffi::CString;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -34,11 +38,9 @@ pub(crate) struct File {
 /// A directory with a file somewhere below it.
 pub(crate) struct Directory {
     /// Relative to the root; empty for the root.
-    pub(crate) path: PathBuf,
-    pub(crate) files: Vec<File>,
-    depth: usize,
-    parent: usize,
-    wanted: bool,
+    pub(crate) path: Box<Path>,
+    /// Which of the tree's files are its own.
+    pub(crate) files: Range<usize>,
 }
 
 /// The output of a job that has ended: its regular files, listed. Nobody else writes to it any more.
@@ -46,7 +48,7 @@ pub struct OutputTree {
     root: OwnedFd,
     path: PathBuf,
     directories: Vec<Directory>,
-    files: u64,
+    files: Vec<File>,
     bytes: u64,
     skipped: Skipped,
 }
@@ -67,33 +69,28 @@ impl OutputTree {
         let mut walk = Walk {
             bounds,
             others: 0,
+            next: vec![Box::from(Path::new(""))],
             tree: Self {
                 root: top,
                 path: root.to_owned(),
-                directories: vec![Directory {
-                    path: PathBuf::new(),
-                    files: Vec::new(),
-                    depth: 0,
-                    parent: 0,
-                    wanted: true,
-                }],
-                files: 0,
+                directories: Vec::new(),
+                files: Vec::new(),
                 bytes: 0,
                 skipped: Skipped::default(),
             },
         };
-        let mut next = 0;
-        while next < walk.tree.directories.len() {
-            walk.list(next, watch)?;
-            next += 1;
+        while let Some(path) = walk.next.pop() {
+            walk.list(path, watch)?;
         }
-        Ok(walk.tree.without_empty_directories())
+        walk.tree.directories.shrink_to_fit();
+        walk.tree.files.shrink_to_fit();
+        Ok(walk.tree)
     }
 
     /// How many regular files it has.
     #[must_use]
     pub fn files(&self) -> u64 {
-        self.files
+        self.files.len() as u64
     }
 
     /// How many bytes they have together, by their apparent size.
@@ -111,7 +108,7 @@ impl OutputTree {
     /// Whether there is no regular file in it, at any depth.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.files == 0
+        self.files.is_empty()
     }
 
     pub(crate) fn root(&self) -> BorrowedFd<'_> {
@@ -122,20 +119,20 @@ impl OutputTree {
         &self.directories
     }
 
+    /// All files, those of one directory after those of the other.
+    pub(crate) fn all_files(&self) -> &[File] {
+        &self.files
+    }
+
+    /// The directory of that one of all files.
+    pub(crate) fn directory_of(&self, file: usize) -> &Directory {
+        let before = |directory: &Directory| directory.files.end <= file;
+        &self.directories[self.directories.partition_point(before)]
+    }
+
     /// For messages: where something in the tree is.
     pub(crate) fn whole_path(&self, inside: &Path) -> PathBuf {
         self.path.join(inside)
-    }
-
-    fn without_empty_directories(mut self) -> Self {
-        for i in (1..self.directories.len()).rev() {
-            if self.directories[i].wanted {
-                let parent = self.directories[i].parent;
-                self.directories[parent].wanted = true;
-            }
-        }
-        self.directories.retain(|d| d.wanted);
-        self
     }
 }
 
@@ -143,14 +140,16 @@ struct Walk<'a> {
     bounds: &'a OutputBounds,
     /// Entries that are no regular files.
     others: u64,
+    /// Directories that are not listed yet, the next one last.
+    next: Vec<Box<Path>>,
     tree: OutputTree,
 }
 
 impl Walk<'_> {
-    /// Lists one directory; its sub-directories are appended to those to be listed.
-    fn list(&mut self, this: usize, watch: &dyn Watch) -> Result<(), DepotError> {
-        let here = self.tree.directories[this].path.clone();
-        let depth = self.tree.directories[this].depth + 1;
+    /// Lists one directory; its sub-directories are the next ones.
+    fn list(&mut self, here: Box<Path>, watch: &dyn Watch) -> Result<(), DepotError> {
+        let depth = here.components().count() + 1;
+        let (first, next) = (self.tree.files.len(), self.next.len());
         let failed = |e| DepotError::at("list the output", self.tree.path.join(&here), e);
         let dir = dir::open_beneath(self.tree.root(), &here).map_err(failed)?;
         let entries = Entries::of(dir.as_fd()).map_err(failed)?;
@@ -172,14 +171,41 @@ impl Walk<'_> {
                         }
                     };
                     match dir::kind(&stat) {
-                        FileType::RegularFile => self.file(this, entry.name, &stat)?,
-                        other => self.other(this, path, depth, other)?,
+                        FileType::RegularFile => self.file(entry.name, &stat)?,
+                        other => self.other(path, other)?,
                     }
                 }
-                other => self.other(this, path, depth, other)?,
+                other => self.other(path, other)?,
             }
         }
+        self.next[next..].sort_unstable_by(|a, b| b.cmp(a));
+        self.tree.files[first..].sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        if self.tree.files.len() > first {
+            self.keep(here, first);
+        }
         Ok(())
+    }
+
+    /// Keeps the directory of the files from `first` on, and those it lies in.
+    fn keep(&mut self, here: Box<Path>, first: usize) {
+        let directories = &mut self.tree.directories;
+        let is_there = |above: &Path| {
+            let last = directories.last();
+            last.is_some_and(|last| last.path.starts_with(above))
+        };
+        let above = here.ancestors().skip(1);
+        let new: Vec<Box<Path>> = above
+            .take_while(|above| !is_there(above))
+            .map(Box::from)
+            .collect();
+        directories.extend(new.into_iter().rev().map(|path| Directory {
+            path,
+            files: first..first,
+        }));
+        directories.push(Directory {
+            path: here,
+            files: first..self.tree.files.len(),
+        });
     }
 
     fn check_path(&self, path: &Path, depth: usize) -> Result<(), DepotError> {
@@ -194,35 +220,26 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn file(&mut self, this: usize, name: CString, stat: &Stat) -> Result<(), DepotError> {
+    fn file(&mut self, name: CString, stat: &Stat) -> Result<(), DepotError> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        self.tree.files += 1;
-        self.tree.bytes = self.tree.bytes.saturating_add(size);
-        if self.tree.files > self.bounds.max_files {
-            return Err(DepotError::TooLarge(Bound::Files(self.bounds.max_files)));
-        }
-        if self.tree.bytes > self.bounds.max_bytes {
-            return Err(DepotError::TooLarge(Bound::Bytes(self.bounds.max_bytes)));
-        }
-        let directory = &mut self.tree.directories[this];
-        directory.wanted = true;
-        directory.files.push(File {
+        self.tree.files.push(File {
             name,
             size,
             inode: stat.st_ino,
             mode: stat.st_mode,
             shared: stat.st_nlink > 1,
         });
+        self.tree.bytes = self.tree.bytes.saturating_add(size);
+        if self.tree.files() > self.bounds.max_files {
+            return Err(DepotError::TooLarge(Bound::Files(self.bounds.max_files)));
+        }
+        if self.tree.bytes > self.bounds.max_bytes {
+            return Err(DepotError::TooLarge(Bound::Bytes(self.bounds.max_bytes)));
+        }
         Ok(())
     }
 
-    fn other(
-        &mut self,
-        parent: usize,
-        path: PathBuf,
-        depth: usize,
-        kind: FileType,
-    ) -> Result<(), DepotError> {
+    fn other(&mut self, path: PathBuf, kind: FileType) -> Result<(), DepotError> {
         self.others += 1;
         if self.others > self.bounds.max_files {
             let most = self.bounds.max_files;
@@ -230,13 +247,7 @@ impl Walk<'_> {
         }
         let skipped = &mut self.tree.skipped;
         match kind {
-            FileType::Directory => self.tree.directories.push(Directory {
-                path,
-                files: Vec::new(),
-                depth,
-                parent,
-                wanted: false,
-            }),
+            FileType::Directory => self.next.push(path.into_boxed_path()),
             FileType::Symlink => skipped.symlinks.add(&path),
             FileType::Fifo => skipped.fifos.add(&path),
             FileType::Socket => skipped.sockets.add(&path),

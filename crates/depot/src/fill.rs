@@ -92,7 +92,7 @@ impl Fill<'_> {
         staging: &OwnedFd,
         staging_path: &Path,
     ) -> Result<(), DepotError> {
-        let path = directory.path.as_path();
+        let path = &*directory.path;
         let to_path = staging_path.join(path);
         let make_failed = |e| DepotError::at("make the directory", &to_path, e);
         let below = !path.as_os_str().is_empty();
@@ -109,7 +109,7 @@ impl Fill<'_> {
 
         let from_path = tree.whole_path(path);
         let from = open_directory(tree, directory)?;
-        for file in &directory.files {
+        for file in &tree.all_files()[directory.files.clone()] {
             go_on(self.meter.watch)?;
             let route = Route {
                 from: from.as_fd(),

@@ -34,14 +34,10 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Opens a file of the tree beneath its root; blocking.
-    pub(crate) fn open(
-        tree: &OutputTree,
-        directory: usize,
-        file: usize,
-    ) -> Result<Self, DepotError> {
-        let directory = &tree.directories()[directory];
-        let file = &directory.files[file];
+    /// Opens the tree's file `n` beneath its root; blocking.
+    pub(crate) fn open(tree: &OutputTree, n: usize) -> Result<Self, DepotError> {
+        let directory = tree.directory_of(n);
+        let file = &tree.all_files()[n];
         let dir_path = tree.whole_path(&directory.path);
         let from = open_directory(tree, directory)?;
         let (opened, _) = open_file(from.as_fd(), &dir_path, file)?;

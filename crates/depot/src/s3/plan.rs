@@ -41,8 +41,7 @@ impl Phase {
 /// A file with its key.
 #[derive(Debug)]
 pub(crate) struct Planned {
-    /// Which of the tree's directories, and which of its files.
-    pub(crate) directory: usize,
+    /// Which of the tree's files.
     pub(crate) file: usize,
     pub(crate) key: String,
     pub(crate) phase: Phase,
@@ -67,21 +66,18 @@ pub(crate) struct Plan {
 pub(crate) fn keys(tree: &OutputTree, prefix: &Prefix) -> Result<Vec<Planned>, DepotError> {
     let mut files = Vec::new();
     let inside = prefix.keys().len();
-    for (d, directory) in tree.directories().iter().enumerate() {
-        for (f, file) in directory.files.iter().enumerate() {
-            let path = directory.path.join(dir::path_of(&file.name));
-            let key = prefix.key(&path).map_err(|why| DepotError::Key {
-                path: path.clone(),
-                why,
-            })?;
-            files.push(Planned {
-                directory: d,
-                file: f,
-                phase: Phase::of(&key[inside..]),
-                key,
-                there: None,
-            });
-        }
+    for (n, file) in tree.all_files().iter().enumerate() {
+        let path = tree.directory_of(n).path.join(dir::path_of(&file.name));
+        let key = prefix.key(&path).map_err(|why| DepotError::Key {
+            path: path.clone(),
+            why,
+        })?;
+        files.push(Planned {
+            file: n,
+            phase: Phase::of(&key[inside..]),
+            key,
+            there: None,
+        });
     }
     files.sort_by_key(|planned| planned.phase);
     Ok(files)
@@ -111,7 +107,7 @@ pub(crate) fn compare(
                 version: inner.version().to_owned(),
             });
         }
-        let size = tree.directories()[planned.directory].files[planned.file].size;
+        let size = tree.all_files()[planned.file].size;
         if let Some((same, tag)) = there.remove(&planned.key)
             && same == size
         {

@@ -330,8 +330,7 @@ impl Publication {
             inside: self.prefix.keys().len(),
             part_size: self.inner.part_size,
         });
-        let sizes = self.tree.directories();
-        let size = |file: &Planned| sizes[file.directory].files[file.file].size;
+        let size = |file: &Planned| self.tree.all_files()[file.file].size;
         let mut files = files.into_iter().peekable();
         for phase in Phase::ALL {
             let mut running = JoinSet::new();

@@ -154,15 +154,15 @@ impl Uploads {
     where
         T: Future<Output = Result<(), DepotError>>,
     {
-        let (directory, file) = (planned.directory, planned.file);
-        let size = self.tree.directories()[directory].files[file].size;
+        let file = planned.file;
+        let size = self.tree.all_files()[file].size;
         let headers = self.rules.headers(&planned.key[self.inside..]);
         let tree = Arc::clone(&self.tree);
         let Some(part) = part_size(size, self.part_size) else {
             let _memory = self.memory.take(size).await?;
             let known = planned.there;
             let content = blocking(move || {
-                let content = Source::open(&tree, directory, file)?.read(0, size)?;
+                let content = Source::open(&tree, file)?.read(0, size)?;
                 let same = known.is_some_and(|known| known == Tag::of(&content));
                 Ok((!same).then_some(content))
             })
@@ -179,7 +179,7 @@ impl Uploads {
         };
         let known = planned.there;
         let (source, same) = blocking(move || {
-            let source = Source::open(&tree, directory, file)?;
+            let source = Source::open(&tree, file)?;
             let same = known.is_some_and(|known| known.is_of_parts())
                 && known == source.tag_of_parts(part)?;
             Ok((Arc::new(source), same))

@@ -110,7 +110,6 @@ mod tests {
             ("p/1/b", Phase::Assets, None),
         ] {
             let file = Planned {
-                directory: 0,
                 file: 0,
                 key: key.to_owned(),
                 phase,

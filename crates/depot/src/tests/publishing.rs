@@ -3,9 +3,12 @@
 use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Patient, StopsAfter, World, mode, names, read, set_mode, two_file_systems};
+use crate::collect::File;
+use crate::dir::path_of;
 use crate::{DepotError, publish};
 
 #[test]
@@ -45,10 +48,31 @@ fn modes_are_normalised_and_times_kept() {
 }
 
 #[test]
+fn directories_and_files_stand_in_order_whatever_is_empty() {
+    let world = World::new();
+    let files = ["a/c/d/e", "a/c/d/E", "a/b", "a-b/x", "a-b/c/y", "z/z/z"];
+    for path in files {
+        world.write(path, "1");
+    }
+    for empty in ["0", "a/c/empty/empty", "a-b/z", "a/z", "z/z/a", "zz"] {
+        fs::create_dir_all(world.output().join(empty)).unwrap();
+    }
+    let tree = world.collect().unwrap();
+    let directories: Vec<_> = tree.directories().iter().map(|d| &*d.path).collect();
+    let wanted = ["", "a", "a/c", "a/c/d", "a-b", "a-b/c", "z", "z/z"];
+    assert_eq!(directories, wanted.map(Path::new));
+    assert!(directories.is_sorted());
+    let path = |(n, file): (usize, &File)| tree.directory_of(n).path.join(path_of(&file.name));
+    let paths: Vec<_> = tree.all_files().iter().enumerate().map(path).collect();
+    let wanted = ["a/b", "a/c/d/E", "a/c/d/e", "a-b/x", "a-b/c/y", "z/z/z"];
+    assert_eq!(paths, wanted.map(Path::new));
+}
+
+#[test]
 fn on_one_file_system_nothing_is_copied() {
     let world = World::new();
     world.write("index.html", "home");
-    let inode = |p: &std::path::Path| p.metadata().unwrap().ino();
+    let inode = |p: &Path| p.metadata().unwrap().ino();
     let before = inode(&world.output().join("index.html"));
     world.publish().unwrap();
     assert_eq!(inode(&world.site().join("index.html")), before);
