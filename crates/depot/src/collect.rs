@@ -130,6 +130,14 @@ impl OutputTree {
         &self.directories[self.directories.partition_point(before)]
     }
 
+    /// The directory that has this path, relative to the root.
+    pub(crate) fn directory(&self, path: &Path) -> Option<&Directory> {
+        let order = |directory: &Directory| (*directory.path).cmp(path);
+        let found = &self.directories[self.directories.binary_search_by(order).ok()?];
+        // To a sorted path "a//b" and "a/./b" are "a/b".
+        (found.path.as_os_str() == path.as_os_str()).then_some(found)
+    }
+
     /// For messages: where something in the tree is.
     pub(crate) fn whole_path(&self, inside: &Path) -> PathBuf {
         self.path.join(inside)

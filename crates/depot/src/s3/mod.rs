@@ -1,14 +1,16 @@
 //! Output to an object store that speaks S3.
 //!
 //! A publication is not one rename here but many requests: `publish` tells what is promised all the same. From the outside
-//! in: `depot` is what callers have, `publish` one publication, `plan` its order, `record` what is remembered of it,
-//! `hold` how no two of one version mix, `verify` the last look, `upload` one file, `api` what a store is asked, `client` one request, `fault` what a refusal means.
+//! in: `depot` is what callers have, `publish` one publication, `files` what is put, `plan` in which order and what
+//! is deleted, `record` what is remembered of it, `hold` how no two of one version mix, `verify` the last look, `upload` one
+//! file, `api` what a store is asked, `client` one request, `fault` what a refusal means.
 
 mod api;
 mod client;
 mod depot;
 mod fault;
 mod fence;
+mod files;
 mod headers;
 mod hold;
 mod others;

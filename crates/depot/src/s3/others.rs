@@ -23,15 +23,14 @@ const MOST_TOLD: usize = 20;
 pub(crate) struct Others(BTreeSet<String>);
 
 impl Others {
-    /// Those that hold the objects `there`, beside an output of the files `ours`, and how many objects each of them has; all
-    /// relative to the prefix. `known` is what was written down before; `None`: nothing was, and nothing is known to be
-    /// Bryo's.
+    /// Those that hold the objects `there`, and how many objects each of them has; all relative to the prefix. `is_ours`
+    /// tells whether files of the output are somewhere in a directory. `known` is what was written down before; `None`:
+    /// nothing was, and nothing is known to be Bryo's.
     pub(crate) fn among<'a>(
         known: Option<&Self>,
         there: impl Iterator<Item = &'a str>,
-        ours: impl Iterator<Item = &'a str>,
+        is_ours: impl Fn(&str) -> bool,
     ) -> (Self, BTreeMap<String, u64>) {
-        let shared: BTreeSet<_> = ours.flat_map(directories).collect();
         let mut counts = BTreeMap::new();
         for key in there {
             let Some(name) = known.map_or(Some(""), |known| known.name_of(key)) else {
@@ -39,7 +38,7 @@ impl Others {
             };
             // Never further up than before: what is beside it there was Bryo's.
             let apart = directories(key)
-                .find(|directory| directory.len() >= name.len() && !shared.contains(directory));
+                .find(|directory| directory.len() >= name.len() && !is_ours(directory));
             *counts.entry(apart.unwrap_or(key).to_owned()).or_default() += 1;
         }
         if counts.len() > MOST_NAMES {
@@ -92,7 +91,8 @@ mod tests {
     const OURS: [&str; 2] = ["index.html", "img/a/new.png"];
 
     fn among(known: Option<&Others>, there: &[&str]) -> (Others, BTreeMap<String, u64>) {
-        Others::among(known, there.iter().copied(), OURS.into_iter())
+        let is_ours = |directory: &str| OURS.iter().any(|file| file.starts_with(directory));
+        Others::among(known, there.iter().copied(), is_ours)
     }
 
     fn names(others: &Others) -> Vec<&str> {

@@ -21,13 +21,14 @@ use tokio::task::JoinSet;
 use super::api::{Kept, Listed};
 use super::client::Client;
 use super::depot::Inner;
+use super::files::Files;
 use super::hold::{Hold, Said};
 use super::others::{Others, told};
-use super::plan::{self, Phase, Planned};
+use super::plan::{Phase, plan};
 use super::prefix::Prefix;
 use super::record::{Found, Record};
 use super::upload::{Became, Meter, Open, Uploads};
-use super::verify::Published;
+use super::verify::Objects;
 use super::visible::{Reached, Visible};
 use crate::{DepotError, OutputTree};
 
@@ -100,7 +101,7 @@ impl Publication {
         open: &Arc<Open>,
         reached: &Arc<Reached>,
     ) -> Result<Uploaded, DepotError> {
-        let files = plan::keys(&self.tree, &self.prefix)?;
+        let files = Arc::new(Files::of(Arc::clone(&self.tree), &self.prefix)?);
         let Inner { client, lease, .. } = &*self.inner;
         let (hold, found) = Hold::look(client, &self.prefix, *lease).await?;
         let hold = held.get_or_init(|| Arc::new(hold));
@@ -113,7 +114,7 @@ impl Publication {
 
     async fn all(
         &self,
-        files: Vec<Planned>,
+        files: Arc<Files>,
         hold: &Arc<Hold>,
         found: &Found,
         open: &Arc<Open>,
@@ -124,23 +125,23 @@ impl Publication {
         if repairs {
             reached.set(Visible::Earlier);
         }
-        let objects = self.objects().await?;
-        let new = objects.is_empty() && *found == Found::Nothing;
-        self.is_apart(found, &objects).await?;
+        let mut objects = Objects::of(Arc::clone(&files));
+        let mut new = *found == Found::Nothing;
+        let each = |object| {
+            new = false;
+            objects.found(object);
+        };
+        self.inner.client.list(&self.prefix.keys(), each).await?;
+        if *found == Found::Nothing && !new {
+            self.is_apart().await?;
+        }
         let nested = self.nested().await?;
         let digest = self.inner.rules.digest();
         let same = new || found.headers() == Some(&*digest);
-        let mut plan = plan::compare(
-            &self.tree,
-            files,
-            objects,
-            &self.prefix,
-            &nested,
-            found.others(),
-        )?;
+        let plan = plan(&files, objects.take_beside(), &nested, found.others())?;
         if !same {
             // An object with the right bytes may have the wrong headers: nothing is known of it.
-            plan.files.iter_mut().for_each(|file| file.there = None);
+            objects.forget();
         }
         let begun = Arc::new(Begun {
             hold: Arc::clone(hold),
@@ -157,14 +158,11 @@ impl Publication {
             begun.take().await?;
             self.forget_uploads(client, &plan.others).await;
         }
-        let mut counts = Counts::default();
-        self.put_all(client, plan.files, &begun, open, &mut counts)
-            .await?;
+        let Counts { put, unchanged } = self.put_all(client, &mut objects, &begun, open).await?;
         let unrecorded = !matches!(found, Found::Record(_)) || repairs;
         if !plan.stale.is_empty() || unrecorded {
             begun.touch(Phase::Start).await?;
         }
-        let (put, unchanged) = (counts.put, counts.unchanged);
         let mut stale = plan.stale;
         let mut removed = stale.len();
         let others = &plan.others;
@@ -175,25 +173,24 @@ impl Publication {
                 reached.set(Visible::All);
                 kept.extend(client.delete(&stale).await?);
             }
-            let odd = self.odd(&counts.published, others, &kept).await?;
-            let Some(first) = odd.first() else { break };
+            let Some(key) = self.odd(&mut objects, others, &kept).await? else {
+                break;
+            };
             if round == ROUNDS {
                 return Err(DepotError::Disturbed {
-                    key: first.clone(),
+                    key,
                     version: self.prefix.to_string(),
                 });
             }
             // Whoever else has been here had not the record, or has it no more.
             begun.touch(Phase::Start).await?;
             hold.still_ours().await?;
-            let again;
-            (again, stale) = counts.published.take(odd);
+            stale = objects.again();
             removed += stale.len();
-            self.put_all(client, again, &begun, open, &mut counts)
-                .await?;
+            self.put_all(client, &mut objects, &begun, open).await?;
         }
         if hold.complete(&digest).await? == Said::Late
-            && !self.odd(&counts.published, others, &kept).await?.is_empty()
+            && self.odd(&mut objects, others, &kept).await?.is_some()
         {
             hold.take_back().await?;
         }
@@ -212,50 +209,40 @@ impl Publication {
         })
     }
 
-    /// What is below the prefix.
-    async fn objects(&self) -> Result<Vec<Listed>, DepotError> {
-        let mut objects = Vec::new();
-        let client = &self.inner.client;
-        let each = |object| objects.push(object);
-        client.list(&self.prefix.keys(), each).await?;
-        Ok(objects)
-    }
-
-    /// Looks at everything once more: the keys of what is not as it was published.
+    /// Looks at everything once more: the key of something that is not as it was published.
     async fn odd(
         &self,
-        published: &Published,
+        objects: &mut Objects,
         others: &Others,
         kept: &[Kept],
-    ) -> Result<Vec<String>, DepotError> {
+    ) -> Result<Option<String>, DepotError> {
         for look in 1..LOOKS {
-            let odd = self.look(published, others, kept).await?;
-            if odd.is_empty() {
-                return Ok(odd);
+            if self.look(objects, others, kept).await?.is_none() {
+                return Ok(None);
             }
             tokio::time::sleep(self.inner.client.pause(look)).await;
         }
-        self.look(published, others, kept).await
+        self.look(objects, others, kept).await
     }
 
     async fn look(
         &self,
-        published: &Published,
+        objects: &mut Objects,
         others: &Others,
         kept: &[Kept],
-    ) -> Result<Vec<String>, DepotError> {
+    ) -> Result<Option<String>, DepotError> {
         // A version inside this one has its record before it has objects.
-        let mut comparison = published.compare();
-        let see = |object| comparison.see(object);
+        objects.look();
+        let see = |object| objects.see(object);
         self.inner.client.list(&self.prefix.keys(), see).await?;
         let nested: Vec<_> = self.nested().await?.iter().map(Prefix::keys).collect();
         let kept: HashSet<_> = kept.iter().map(|kept| &*kept.key).collect();
         let inside = self.prefix.keys().len();
-        Ok(comparison.odd(|key| {
+        objects.odd(|key| {
             kept.contains(key)
                 || nested.iter().any(|keys| key.starts_with(keys))
                 || others.has(&key[inside..])
-        }))
+        })
     }
 
     /// Uploads in parts that an attempt has left which was killed. Not every store can list them; one that cannot has to
@@ -279,24 +266,25 @@ impl Publication {
 
     /// A version that has never been published may not take what lies inside another one's prefix for its own, unless the
     /// other one's record says that it never was its own.
-    async fn is_apart(&self, found: &Found, objects: &[Listed]) -> Result<(), DepotError> {
+    async fn is_apart(&self) -> Result<(), DepotError> {
         let client = &self.inner.client;
-        if *found == Found::Nothing && !objects.is_empty() {
-            for outer in self.prefix.around() {
-                let Some(read) = client.get(&outer.record()).await? else {
-                    continue;
-                };
-                let found = Found::of(Some(&read.bytes));
-                let inside = outer.keys().len();
-                let others = found.others();
-                let is_its =
-                    |object: &&Listed| !others.is_some_and(|o| o.has(&object.key[inside..]));
-                if let Some(object) = objects.iter().find(is_its) {
-                    return Err(DepotError::Overlap {
-                        key: object.key.clone(),
-                        version: outer.version().to_owned(),
-                    });
+        for outer in self.prefix.around() {
+            let Some(read) = client.get(&outer.record()).await? else {
+                continue;
+            };
+            let found = Found::of(Some(&read.bytes));
+            let inside = outer.keys().len();
+            let mut its = None;
+            let each = |object: Listed| {
+                if its.is_none() && !found.others().is_some_and(|o| o.has(&object.key[inside..])) {
+                    its = Some(object.key);
                 }
+            };
+            // Listed again after the record, which is there before objects are.
+            client.list(&self.prefix.keys(), each).await?;
+            if let Some(key) = its {
+                let version = outer.version().to_owned();
+                return Err(DepotError::Overlap { key, version });
             }
         }
         Ok(())
@@ -315,41 +303,43 @@ impl Publication {
     async fn put_all(
         &self,
         client: &Arc<Client>,
-        files: Vec<Planned>,
+        objects: &mut Objects,
         begun: &Arc<Begun>,
         open: &Arc<Open>,
-        counts: &mut Counts,
-    ) -> Result<(), DepotError> {
+    ) -> Result<Counts, DepotError> {
+        let files = objects.files();
         let uploads = Arc::new(Uploads {
             client: Arc::clone(client),
-            tree: Arc::clone(&self.tree),
+            files: Arc::clone(&files),
             rules: Arc::clone(&self.inner.rules),
             memory: Arc::clone(&self.inner.memory),
             open: Arc::clone(open),
             meter: Meter::new(Arc::clone(&self.progress), self.tree.bytes()),
-            inside: self.prefix.keys().len(),
             part_size: self.inner.part_size,
         });
-        let size = |file: &Planned| self.tree.all_files()[file.file].size;
-        let mut files = files.into_iter().peekable();
+        let mut counts = Counts::default();
         for phase in Phase::ALL {
             let mut running = JoinSet::new();
-            while let Some(file) = files.next_if(|file| file.phase == phase) {
+            for n in 0..files.len() {
+                if !objects.wants(n) || files.phase(n) != phase {
+                    continue;
+                }
                 if running.len() >= self.inner.parallel {
-                    counts.add(running.join_next().await, size)?;
+                    counts.add(running.join_next().await, objects)?;
                 }
                 let (uploads, begun) = (Arc::clone(&uploads), Arc::clone(begun));
+                let there = objects.tag(n);
                 running.spawn(async move {
-                    let became = uploads.file(&file, begun.touch(phase)).await?;
-                    Ok((file, became))
+                    let became = uploads.file(n, there, begun.touch(phase)).await?;
+                    Ok((n, became))
                 });
             }
             while !running.is_empty() {
-                counts.add(running.join_next().await, size)?;
+                counts.add(running.join_next().await, objects)?;
             }
         }
         uploads.meter.report();
-        Ok(())
+        Ok(counts)
     }
 }
 
@@ -387,33 +377,20 @@ impl Begun {
 struct Counts {
     put: u64,
     unchanged: u64,
-    published: Published,
 }
 
 impl Counts {
-    fn add(
-        &mut self,
-        ended: Option<Ended>,
-        size: impl Fn(&Planned) -> u64,
-    ) -> Result<(), DepotError> {
-        let (file, became) = match ended {
-            None => return Ok(()),
-            Some(ended) => ended.map_err(|_| DepotError::Lost)??,
-        };
-        let size = size(&file);
-        let tag = match became {
-            Became::Put(tag) => {
+    fn add(&mut self, ended: Option<Ended>, objects: &mut Objects) -> Result<(), DepotError> {
+        let Some(ended) = ended else { return Ok(()) };
+        match ended.map_err(|_| DepotError::Lost)?? {
+            (n, Became::Put(tag)) => {
                 self.put += 1;
-                tag
+                objects.put(n, tag);
             }
-            Became::Unchanged => {
-                self.unchanged += 1;
-                file.there
-            }
-        };
-        self.published.add(file, size, tag);
+            (_, Became::Unchanged) => self.unchanged += 1,
+        }
         Ok(())
     }
 }
 
-type Ended = Result<Result<(Planned, Became), DepotError>, tokio::task::JoinError>;
+type Ended = Result<Result<(usize, Became), DepotError>, tokio::task::JoinError>;

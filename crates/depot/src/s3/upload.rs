@@ -17,11 +17,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::client::Client;
 use super::fault::{StoreAnswer, StoreFault};
+use super::files::Files;
 use super::headers::{Headers, Rules};
 use super::parts::{Source, part_size};
-use super::plan::Planned;
 use super::tag::Tag;
-use crate::{DepotError, OutputTree};
+use crate::DepotError;
 
 /// How many parts of one file are under way at a time.
 const PARTS_AT_A_TIME: usize = 4;
@@ -138,50 +138,52 @@ pub(crate) enum Became {
 /// What all uploads of one publication share.
 pub(crate) struct Uploads {
     pub(crate) client: Arc<Client>,
-    pub(crate) tree: Arc<OutputTree>,
+    pub(crate) files: Arc<Files>,
     pub(crate) rules: Arc<Rules>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) open: Arc<Open>,
     pub(crate) meter: Meter,
-    /// The length of the version's prefix.
-    pub(crate) inside: usize,
     pub(crate) part_size: u64,
 }
 
 impl Uploads {
-    /// Makes the object what the file is. `touch` is waited for before the store is changed.
-    pub(crate) async fn file<T>(&self, planned: &Planned, touch: T) -> Result<Became, DepotError>
+    /// Makes the object what file `n` is. `there` is the tag of the object that may be the same; `touch` is waited for before
+    /// the store is changed.
+    pub(crate) async fn file<T>(
+        &self,
+        n: usize,
+        there: Option<Tag>,
+        touch: T,
+    ) -> Result<Became, DepotError>
     where
         T: Future<Output = Result<(), DepotError>>,
     {
-        let file = planned.file;
-        let size = self.tree.all_files()[file].size;
-        let headers = self.rules.headers(&planned.key[self.inside..]);
-        let tree = Arc::clone(&self.tree);
+        let size = self.files.size(n);
+        let key = self.files.key(n)?;
+        let headers = self.rules.headers(self.files.within(&key));
+        let files = Arc::clone(&self.files);
         let Some(part) = part_size(size, self.part_size) else {
             let _memory = self.memory.take(size).await?;
-            let known = planned.there;
             let content = blocking(move || {
-                let content = Source::open(&tree, file)?.read(0, size)?;
-                let same = known.is_some_and(|known| known == Tag::of(&content));
+                let content = files.open(n)?.read(0, size)?;
+                let same = there.is_some_and(|there| there == Tag::of(&content));
                 Ok((!same).then_some(content))
             })
             .await?;
             let became = match content {
                 Some(content) => {
                     touch.await?;
-                    Became::Put(self.client.put(&planned.key, &headers, &content).await?)
+                    Became::Put(self.client.put(&key, &headers, &content).await?)
                 }
                 None => Became::Unchanged,
             };
             self.meter.small_file(size);
             return Ok(became);
         };
-        let known = planned.there;
         let (source, same) = blocking(move || {
-            let source = Source::open(&tree, file)?;
-            let same = known.is_some_and(|known| known.is_of_parts())
-                && known == source.tag_of_parts(part)?;
+            let source = files.open(n)?;
+            let same = there.is_some_and(|there| there.is_of_parts())
+                && there == source.tag_of_parts(part)?;
             Ok((Arc::new(source), same))
         })
         .await?;
@@ -191,7 +193,7 @@ impl Uploads {
         }
         touch.await?;
         let pieces = Pieces { source, size, part };
-        let etag = self.in_parts(&planned.key, &headers, &pieces).await?;
+        let etag = self.in_parts(&key, &headers, &pieces).await?;
         Ok(Became::Put(etag))
     }
 

@@ -200,6 +200,19 @@ told_to_both! {
         assert_eq!((again.put, again.unchanged), (0, 2));
     }
 
+    fn names_that_stand_in_another_order_as_paths_are_known_again(store) {
+        let slug = slug("order");
+        let depot = depot(store);
+        let names = ["a.html", "a-b/x", "a/b", "a/b.html", "a/b-c/d", "a0/b", "index.html", "a%2Fb", "ü/ß.html"];
+        let files = names.map(|name| (name, &b"1"[..]));
+        assert_eq!(publish(&depot, (&slug, "1"), &files).unwrap().put, 9);
+        let again = publish(&depot, (&slug, "1"), &files).unwrap();
+        assert_eq!((again.put, again.unchanged, again.removed), (0, 9, 0));
+        let fewer = publish(&depot, (&slug, "1"), &files[2..]).unwrap();
+        assert_eq!((fewer.unchanged, fewer.removed), (7, 2));
+        assert_eq!(under(store, &slug).len(), 7);
+    }
+
     fn lists_have_more_than_one_page(store) {
         let slug = slug("pages");
         let depot = depot(store);
