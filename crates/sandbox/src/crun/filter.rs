@@ -18,6 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use bryo_process::Program;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompBuilder};
+use tokio::time::Instant;
 
 use crate::seccomp::program;
 
@@ -27,9 +28,12 @@ pub(super) const ANNOTATION: &str = "run.oci.seccomp_bpf_data";
 /// How a program is kept; another one for what is kept otherwise.
 const FORM: u32 = 2;
 
-/// How often, and how many times, a running container's state is looked at.
-const LOOK: Duration = Duration::from_millis(2);
-const LOOKS: u32 = 250;
+/// How often a container that is being made is looked at, at first and later: it may be there for some milliseconds only.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// After this it is not looked at any more; a slow host takes seconds to make one.
+const LATEST: Duration = Duration::from_secs(60);
 
 /// The first crun that knows the annotation.
 const KNOWS: (u32, u32) = (0, 17);
@@ -84,14 +88,8 @@ impl Filter {
     /// Keeps the program that crun compiled for the container with this state, once it has: `made` is a file that crun
     /// writes when the container is complete. A job that ends before leaves the work to the next one.
     pub(super) async fn keep(self, container: PathBuf, made: PathBuf) {
-        for _ in 0..LOOKS {
-            if made.exists() {
-                if knows_the_annotation(&self.crun).await {
-                    let _ = self.take(&container.join("seccomp.bpf"));
-                }
-                return;
-            }
-            tokio::time::sleep(LOOK).await;
+        if is_made(&made).await && knows_the_annotation(&self.crun).await {
+            let _ = self.take(&container.join("seccomp.bpf"));
         }
     }
 
@@ -106,6 +104,20 @@ impl Filter {
         fs::write(&beside, program)?;
         fs::rename(&beside, &self.file)
     }
+}
+
+/// Waits for this file. It does not come any more once its directory is gone.
+async fn is_made(file: &Path) -> bool {
+    let since = Instant::now();
+    let mut pause = FIRST_LOOK;
+    while since.elapsed() < LATEST && file.parent().is_some_and(Path::exists) {
+        if file.exists() {
+            return true;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 5 / 4).min(LOOK);
+    }
+    false
 }
 
 /// What stands in a bundle for a profile whose compiled form is beside it: everything is refused. How a filter is installed
@@ -149,6 +161,26 @@ mod tests {
         fs::write(&state, [6, 0, 0, 0, 0, 0, 0xff, 0x7f]).unwrap();
         filter.take(&state).unwrap();
         assert_eq!(filter.compiled().unwrap(), "BgAAAAAA/38=");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_may_take_long_to_be_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let late = async {
+            tokio::time::sleep(LATEST / 2).await;
+            fs::write(&file, "1").unwrap();
+        };
+        assert!(tokio::join!(is_made(&file), late).0);
+        fs::remove_file(&file).unwrap();
+        assert!(!is_made(&file).await, "never made");
+        let since = Instant::now();
+        let gone = async {
+            tokio::time::sleep(LOOK).await;
+            fs::remove_dir(dir.path()).unwrap();
+        };
+        assert!(!tokio::join!(is_made(&file), gone).0);
+        assert!(since.elapsed() < LATEST, "the attempt is over");
     }
 
     #[test]
