@@ -416,15 +416,19 @@ mod tests {
         assert_eq!(same, Ok(()));
     }
 
-    /// What crun 1.8.1 made of Debian 12's profile, on x86.
+    /// What crun 1.8.1 and 1.21 made of the profiles of Debian 12 and 13, on x86.
     #[test]
     fn a_distributions_filter_becomes_a_short_search() {
-        let debian = include_bytes!("debian-12.bpf");
-        let list = decode(debian).unwrap();
-        let search = as_search(&list).unwrap();
-        assert!(search.len() * 2 < list.len(), "{}", search.len());
-        let archs = [X86_64, I386, 0xc000_00b7, 0, u32::MAX];
-        assert_eq!(same_decisions(&list, &search, &archs, numbers()), Ok(()));
+        for program in [
+            &include_bytes!("debian-12.bpf")[..],
+            include_bytes!("debian-13.bpf"),
+        ] {
+            let list = decode(program).unwrap();
+            let search = as_search(&list).unwrap();
+            assert!(search.len() * 2 < list.len(), "{}", search.len());
+            let archs = [X86_64, I386, 0xc000_00b7, 0, u32::MAX];
+            assert_eq!(same_decisions(&list, &search, &archs, numbers()), Ok(()));
+        }
     }
 
     #[test]
