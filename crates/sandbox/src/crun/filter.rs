@@ -88,13 +88,17 @@ impl Filter {
     /// Keeps the program that crun compiled for the container with this state, once it has: `made` is a file that crun
     /// writes when the container is complete. A job that ends before leaves the work to the next one.
     pub(super) async fn keep(self, container: PathBuf, made: PathBuf) {
-        if is_made(&made).await && knows_the_annotation(&self.crun).await {
-            let _ = self.take(&container.join("seccomp.bpf"));
+        // Read before anybody is asked: a short job's container is gone by then.
+        if is_made(&made).await
+            && let Ok(compiled) = fs::read(container.join("seccomp.bpf"))
+            && knows_the_annotation(&self.crun).await
+        {
+            let _ = tokio::task::spawn_blocking(move || self.take(&compiled)).await;
         }
     }
 
-    fn take(&self, from: &Path) -> std::io::Result<()> {
-        let Some(list) = program::decode(&fs::read(from)?) else {
+    fn take(&self, compiled: &[u8]) -> std::io::Result<()> {
+        let Some(list) = program::decode(compiled) else {
             return Ok(());
         };
         let program = program::encode(&program::as_search(&list).unwrap_or(list));
@@ -152,14 +156,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let filter = Filter::new(dir.path(), &LinuxSeccomp::default(), Path::new("/bin/sh"));
         assert_eq!(filter.compiled(), None);
-        let state = dir.path().join("seccomp.bpf");
         for bad in [&b""[..], b"short", &[0; 8 * 4097]] {
-            fs::write(&state, bad).unwrap();
-            filter.take(&state).unwrap();
+            filter.take(bad).unwrap();
             assert_eq!(filter.compiled(), None);
         }
-        fs::write(&state, [6, 0, 0, 0, 0, 0, 0xff, 0x7f]).unwrap();
-        filter.take(&state).unwrap();
+        filter.take(&[6, 0, 0, 0, 0, 0, 0xff, 0x7f]).unwrap();
         assert_eq!(filter.compiled().unwrap(), "BgAAAAAA/38=");
     }
 
