@@ -78,6 +78,21 @@ stories! {
         }
     }
 
+    fn uses_sockets(world) {
+        let repository = world.repository("uses-sockets");
+        let image = world.image("mkdocs.tar");
+        let args = ["--image", &image, "--network", "none", "--", "sh", "/repo/build.sh"];
+        world.run(repository.path().to_str().unwrap(), &args).ended(0, "succeeded");
+        let text = fs::read_to_string(world.site().join("sockets")).unwrap();
+        let mut wanted = vec!["unix hello", "pair hello", "inet hello", "inet6 hello", "datagrams made", "netlink lo", "names lo"];
+        if !fs::exists("/proc/net/if_inet6").unwrap() {
+            eprintln!("SKIPPED: this host has no IPv6");
+            wanted[3] = "inet6 EAFNOSUPPORT";
+        }
+        wanted.extend(["audit EINVAL", "packet EAFNOSUPPORT", "alg EAFNOSUPPORT", "vsock EAFNOSUPPORT", "pair-inet EAFNOSUPPORT"]);
+        assert_eq!(text.lines().collect::<Vec<_>>(), wanted);
+    }
+
     fn writes_to_repo(world) {
         let told = world.build("writes-to-repo", &[]);
         told.ended(1, "failed");

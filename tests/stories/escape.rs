@@ -17,7 +17,7 @@ use crate::network::{host_addresses, listener};
 use crate::stories;
 
 /// Every check of the fixture, in its order: none can be missing.
-const CHECKS: [&str; 64] = [
+const CHECKS: [&str; 67] = [
     "agent-files",
     "agent-files-through-proc",
     "image-cache",
@@ -72,6 +72,9 @@ const CHECKS: [&str; 64] = [
     "terminal-input",
     "raw-sockets",
     "packet-sockets",
+    "vm-sockets",
+    "crypto-sockets",
+    "multiplexed-sockets",
     "unix-sockets",
     "abstract-sockets",
     "host-loopback",

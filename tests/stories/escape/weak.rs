@@ -35,6 +35,15 @@ const UNTURNABLE: [(&str, &str); 11] = [
     ),
 ];
 
+/// What a kernel may be built without, and what a check says then where no filter could have said it.
+const BUILT_WITHOUT: [(&str, &str); 4] = [
+    ("vm-sockets", "Address family not supported"),
+    ("crypto-sockets", "Address family not supported"),
+    ("multiplexed-sockets", "this machine has no such call"),
+    // The instruction of a call of i386 is then a fault.
+    ("multiplexed-sockets", "by its end, status 11"),
+];
+
 /// A container like a job's, as far as podman's command line goes; each weakening takes one thing away from it.
 const STRICT: [&str; 17] = [
     "--network=none",
@@ -118,6 +127,9 @@ fn weakenings(world: &World) -> Vec<Weakening> {
                 "userfaultfd",
                 "io-uring",
                 "personality",
+                "vm-sockets",
+                "crypto-sockets",
+                "multiplexed-sockets",
             ],
         ),
         weakening(
@@ -265,6 +277,13 @@ fn run(world: &World, outside: &Outside, weakening: &Weakening, image: &str, sou
             continue;
         }
         let how = found.get(*name).map_or("not made", String::as_str);
+        if let Some((_, why)) = BUILT_WITHOUT
+            .iter()
+            .find(|(one, why)| one == name && how.contains(why))
+        {
+            eprintln!("SKIPPED: {name} shows nothing on this kernel: {why}");
+            continue;
+        }
         assert!(
             how.starts_with("POSSIBLE "),
             "{name} shows nothing: without {:?}, with {:?} it is {how:?}",

@@ -10,6 +10,8 @@ use oci_spec::runtime::{
     LinuxSyscallBuilder,
 };
 
+use super::errno;
+
 /// Refused whatever their arguments are.
 const CLOSED: [&str; 17] = [
     "add_key",
@@ -76,14 +78,6 @@ pub(super) fn close(rules: Vec<LinuxSyscall>) -> Result<Vec<LinuxSyscall>, OciSp
         .build()?;
     kept.push(clone);
     Ok(kept)
-}
-
-fn errno(names: Vec<&str>, number: u32) -> Result<LinuxSyscall, OciSpecError> {
-    LinuxSyscallBuilder::default()
-        .names(names.into_iter().map(str::to_owned).collect::<Vec<_>>())
-        .action(LinuxSeccompAction::ScmpActErrno)
-        .errno_ret(number)
-        .build()
 }
 
 #[cfg(test)]
