@@ -11,6 +11,7 @@
 //! if the sum is not right, a notice says so.
 
 mod bound;
+mod forms;
 mod masker;
 mod secrets;
 

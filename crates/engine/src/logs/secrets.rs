@@ -4,20 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, BuildError, Input, MatchKind};
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use bryo_model::EnvVar;
+
+use super::forms::forms;
 
 /// What stands in the place of a secret.
 pub(crate) const MASK: &str = "***";
 
-/// Shorter pieces are in too many innocent words.
-const SHORTEST: usize = 4;
-
 /// All that must not show of one job. Cloning it is cheap.
 ///
-/// A secret hides as it is, line by line, in base64 and percent-encoded. What a job makes of it beyond that (its letters
-/// reversed, base64 that is wrapped into lines or begins in its middle) cannot be known and shows.
+/// A secret hides as it is, line by line, and in the [`forms`] of the usual encoders. What a job makes of it beyond that (its
+/// letters reversed, base64 that is wrapped into lines or begins in its middle) cannot be known and shows.
 #[derive(Clone, Default)]
 pub(crate) struct Secrets(Option<Arc<Patterns>>);
 
@@ -101,38 +98,6 @@ impl Patterns {
     }
 }
 
-/// The forms of one value.
-fn forms(value: &str) -> Vec<Vec<u8>> {
-    let mut all = vec![value.as_bytes().to_vec(), percent_encoded(value)];
-    all.extend(value.lines().map(|line| line.trim().as_bytes().to_vec()));
-    // `echo` adds a line feed before anything is encoded.
-    for text in [value.to_owned(), format!("{value}\n")] {
-        for code in [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD] {
-            all.push(code.encode(&text).into_bytes());
-        }
-    }
-    all.retain(|form| form.len() >= SHORTEST);
-    all
-}
-
-/// All but the unreserved characters of RFC 3986.
-fn percent_encoded(value: &str) -> Vec<u8> {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let mut out = Vec::with_capacity(value.len());
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(byte);
-        } else {
-            out.extend([
-                b'%',
-                DIGITS[usize::from(byte >> 4)],
-                DIGITS[usize::from(byte & 15)],
-            ]);
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +119,8 @@ mod tests {
             ("cEBzcyB3w7ZyZA", "***"),
             ("cEBzcyB3w7ZyZAo=", "***"),
             ("?q=p%40ss%20w%C3%B6rd&x", "?q=***&x"),
+            ("?q=p%40ss+w%c3%b6rd&x", "?q=***&x"),
+            ("{\"q\":\"p@ss w\\u00f6rd\"}", "{\"q\":\"***\"}"),
             ("p@ss w\u{f6}r", "p@ss w\u{f6}r"),
         ] {
             assert_eq!(secrets.mask(text), masked, "{text}");
