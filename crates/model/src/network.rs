@@ -1,10 +1,10 @@
 //! What a job can reach.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
 use crate::UnknownWord;
@@ -69,6 +69,8 @@ impl fmt::Display for Protocol {
 /// Addresses, and ports on them. Text: `NETWORK`, `NETWORK:PORT`, `NETWORK:FIRST-LAST`, each with `/tcp` or `/udp` after a
 /// port; a network is an address or a CIDR, in brackets when it is IPv6 and has a port.
 ///
+/// IPv4 that is written as IPv6 (`::ffff:192.0.2.7`) is IPv4: a packet to there is one.
+///
 /// Examples: `10.0.0.0/8`, `192.0.2.7:443`, `192.0.2.0/24:8000-8099/tcp`, `[2001:db8::/32]:443`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Destination {
@@ -88,15 +90,35 @@ pub struct Destination {
 )]
 pub struct InvalidDestination(String);
 
+/// Bits in front of an IPv4 address that is written as an IPv6 one, and of one that a translator serves.
+const EMBEDDING: u8 = 96;
+
+/// The well-known prefix of translators (RFC 6052, section 2.1).
+const TRANSLATED: u128 = 0x0064_ff9b << 96;
+
 impl Destination {
     /// All ports of one address.
     #[must_use]
     pub fn address(address: IpAddr) -> Self {
         Self {
-            network: IpNet::from(address),
+            network: IpNet::from(address.to_canonical()),
             ports: None,
             protocol: None,
         }
+    }
+
+    /// The IPv6 destination at which a translator of the network (NAT64) serves this one, if this is IPv4.
+    #[must_use]
+    pub fn translated(&self) -> Option<Self> {
+        let IpNet::V4(v4) = self.network else {
+            return None;
+        };
+        let address = TRANSLATED | u128::from(u32::from(v4.addr()));
+        let network = Ipv6Net::new(Ipv6Addr::from(address), EMBEDDING + v4.prefix_len()).ok()?;
+        Some(Self {
+            network: network.into(),
+            ..*self
+        })
     }
 
     /// Whether a TCP connection to there is one to this destination. An IPv4 address that is written as an IPv6 one is
@@ -141,6 +163,7 @@ fn parse(text: &str) -> Option<Destination> {
         .parse()
         .ok()
         .or_else(|| network.parse::<IpAddr>().ok().map(IpNet::from))?;
+    let network = canonical(network)?;
     let Some(ports) = ports else {
         return Some(Destination {
             network: network.trunc(),
@@ -161,6 +184,20 @@ fn parse(text: &str) -> Option<Destination> {
         ports: Some((first, last)),
         protocol,
     })
+}
+
+/// A network of IPv4 addresses in whatever way it is written; `None` when only a part of it is one.
+fn canonical(network: IpNet) -> Option<IpNet> {
+    let IpNet::V6(v6) = network else {
+        return Some(network);
+    };
+    match v6.addr().to_ipv4_mapped() {
+        Some(v4) => {
+            let prefix = v6.prefix_len().checked_sub(EMBEDDING)?;
+            Ipv4Net::new(v4, prefix).ok().map(IpNet::V4)
+        }
+        None => Some(network),
+    }
 }
 
 fn port(text: &str) -> Option<u16> {
@@ -225,6 +262,41 @@ mod tests {
         }
         let host_bits: Destination = "10.1.2.3/8".parse().unwrap();
         assert_eq!(host_bits.to_string(), "10.0.0.0/8");
+    }
+
+    #[test]
+    fn ipv4_is_ipv4_however_it_is_written() {
+        for (text, wanted) in [
+            ("::ffff:192.0.2.8", "192.0.2.8"),
+            ("::ffff:c000:208", "192.0.2.8"),
+            ("[::ffff:192.0.2.8]:443/tcp", "192.0.2.8:443/tcp"),
+            ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("::1", "::1"),
+        ] {
+            let parsed: Destination = text.parse().unwrap();
+            assert_eq!(parsed.to_string(), wanted, "{text}");
+        }
+        // Neither one nor the other.
+        assert!("::ffff:10.0.0.0/95".parse::<Destination>().is_err());
+        let mapped = Destination::address("::ffff:192.0.2.8".parse().unwrap());
+        assert_eq!(mapped.to_string(), "192.0.2.8");
+    }
+
+    #[test]
+    fn where_a_translator_serves_ipv4() {
+        for (text, wanted) in [
+            ("192.0.2.8", Some("64:ff9b::c000:208")),
+            ("169.254.0.0/16", Some("64:ff9b::a9fe:0/112")),
+            ("10.0.0.0/8:53/udp", Some("[64:ff9b::a00:0/104]:53/udp")),
+            ("0.0.0.0/0", Some("64:ff9b::/96")),
+            ("2001:db8::1", None),
+        ] {
+            let translated = text.parse::<Destination>().unwrap().translated();
+            let told = translated.map(|to| to.to_string());
+            assert_eq!(told.as_deref(), wanted, "{text}");
+        }
     }
 
     #[test]

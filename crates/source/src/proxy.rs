@@ -33,10 +33,11 @@ fn is_excepted(list: &str, host: &str) -> bool {
             if entry == "*" {
                 return true;
             }
-            if let (Ok(network), Ok(address)) =
-                (entry.parse::<bryo_model::Destination>(), host.parse())
-            {
-                return network.network.contains::<&std::net::IpAddr>(&address);
+            if let (Ok(network), Ok(address)) = (
+                entry.parse::<bryo_model::Destination>(),
+                host.parse::<std::net::IpAddr>(),
+            ) {
+                return network.network.contains(&address.to_canonical());
             }
             let name = entry
                 .trim_start_matches('.')
@@ -74,6 +75,7 @@ mod tests {
         assert!(!through("https://a.test/x"));
         assert!(!through("https://x.B.test/x"));
         assert!(!through("https://10.1.2.3/x"));
+        assert!(!through("https://[::ffff:10.1.2.3]/x"));
         assert!(through("https://11.1.2.3/x"));
         assert!(!through("http://h.test/x"));
         assert!(!through("ssh://git@h.test/x"));

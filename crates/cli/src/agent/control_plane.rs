@@ -22,8 +22,9 @@ pub(super) async fn destinations(servers: &[Address]) -> Vec<Destination> {
             Ok(address) => vec![address],
             Err(_) => named(server, deadline).await,
         };
+        let found = found.into_iter().map(|address| address.to_canonical());
         // Loopback is the job's own or closed already.
-        let found = found.into_iter().filter(|address| !address.is_loopback());
+        let found = found.filter(|address| !address.is_loopback());
         for destination in found.map(|address| at(address, server.port())) {
             if !closed.contains(&destination) {
                 closed.push(destination);
@@ -71,6 +72,8 @@ mod tests {
             "https://[2001:db8::1]",
             "http://localhost:1",
             "http://127.0.0.1:1",
+            "http://[::ffff:127.0.0.1]:1",
+            "http://[::ffff:192.0.2.7]:8080",
             "http://192.0.2.7:8080/x",
         ]
         .iter()
