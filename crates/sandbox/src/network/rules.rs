@@ -25,6 +25,10 @@ const METADATA: [&str; 7] = [
     "fd00:c1::a9fe:a9fe",
 ];
 
+/// Where a network's own translators (NAT64) serve IPv4 (RFC 8215). Which part of it stands for an address that is closed
+/// is the network's choice, so all of it is.
+const LOCAL_TRANSLATORS: &str = "64:ff9b:1::/48";
+
 /// Everything, in both families.
 const EVERYTHING: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
@@ -74,7 +78,9 @@ pub(crate) fn rules(network: &Network, dns: Ipv4Addr, host: &[IpAddr]) -> Vec<Ru
 fn list(network: &Network, dns: Ipv4Addr, own: &[IpAddr]) -> Vec<Rule> {
     let open = |to| Rule { open: true, to };
     let closed = |to| Rule { open: false, to };
-    let fixed = |text: &&str| text.parse().ok().map(closed);
+    // What is closed is so where a translator has it, too.
+    let everywhere = |to: Destination| std::iter::once(to).chain(to.translated()).map(closed);
+    let fixed = |text: &&str| text.parse().ok();
     let dns = Destination::address(dns.into());
     let mut all = vec![
         open(Destination {
@@ -84,13 +90,18 @@ fn list(network: &Network, dns: Ipv4Addr, own: &[IpAddr]) -> Vec<Rule> {
         // Other ports of that address are, for some network programs, ports of the host's name server.
         closed(dns),
     ];
-    all.extend(METADATA.iter().filter_map(fixed));
-    all.extend(network.closed.iter().copied().map(closed));
-    all.extend(own.iter().copied().map(Destination::address).map(closed));
-    all.extend(network.egress.deny.iter().copied().map(closed));
+    let own = own.iter().copied().map(Destination::address);
+    let refused = METADATA
+        .iter()
+        .filter_map(fixed)
+        .chain(network.closed.iter().copied())
+        .chain(own)
+        .chain(network.egress.deny.iter().copied());
+    all.extend(refused.flat_map(everywhere));
+    all.extend(fixed(&LOCAL_TRANSLATORS).map(closed));
     if !network.egress.allow.is_empty() {
         all.extend(network.egress.allow.iter().copied().map(open));
-        all.extend(EVERYTHING.iter().filter_map(fixed));
+        all.extend(EVERYTHING.iter().filter_map(fixed).map(closed));
     }
     all
 }
@@ -264,30 +275,61 @@ mod tests {
     #[test]
     fn the_order_of_the_list() {
         let bare = texts(&network(&[], &[], &[]), &[]);
-        assert_eq!(bare.len(), 2 + METADATA.len());
         assert_eq!(
-            bare[..3],
+            bare[..4],
             [
                 "open 10.0.2.3:53",
                 "closed 10.0.2.3",
-                "closed 169.254.0.0/16"
+                "closed 169.254.0.0/16",
+                "closed 64:ff9b::a9fe:0/112",
             ]
         );
+        let end = bare.len() - 1;
+        assert_eq!(bare[end], "closed 64:ff9b:1::/48");
         let full = texts(
             &network(&["192.0.2.9:443"], &["192.0.2.9"], &["192.0.2.8"]),
             &["192.0.2.1".parse().unwrap()],
         );
         assert_eq!(
-            full[bare.len()..],
+            full[end..],
             [
                 "closed 192.0.2.8",
+                "closed 64:ff9b::c000:208",
                 "closed 192.0.2.1",
+                "closed 64:ff9b::c000:201",
                 "closed 192.0.2.9",
+                "closed 64:ff9b::c000:209",
+                "closed 64:ff9b:1::/48",
                 "open 192.0.2.9:443",
                 "closed 0.0.0.0/0",
                 "closed ::/0",
             ]
         );
+    }
+
+    #[test]
+    fn what_is_closed_is_closed_where_a_translator_has_it() {
+        let told = texts(
+            &network(
+                &["64:ff9b::/96"],
+                &["198.51.100.0/24:25/tcp"],
+                &["2001:db8::7"],
+            ),
+            &[],
+        );
+        let at = |text: &str| told.iter().position(|known| known == text).unwrap();
+        let opened = at("open 64:ff9b::/96");
+        for closed in [
+            "closed 64:ff9b::a9fe:0/112",
+            "closed 64:ff9b::6464:64c8",
+            "closed 64:ff9b::a83f:8110",
+            "closed [64:ff9b::c633:6400/120]:25/tcp",
+            "closed 64:ff9b:1::/48",
+        ] {
+            assert!(at(closed) < opened, "{closed}");
+        }
+        let translated = told.iter().filter(|text| text.contains("64:ff9b::"));
+        assert_eq!(translated.count(), 5, "{told:?}");
     }
 
     #[test]
