@@ -5,6 +5,9 @@ use std::time::SystemTime;
 
 use bryo_model::{ByteSize, LogPiece, LogStream};
 
+/// The tail waits in memory, whatever the limit is.
+const MOST_OF_TAIL: u64 = 16 << 20;
+
 /// Pieces that the tail may consist of beyond one for so many bytes: without this bound a job that writes single bytes
 /// would cost much more memory than its limit says.
 const SOME_PIECES: usize = 1024;
@@ -35,10 +38,13 @@ struct Mark {
 }
 
 impl Bound {
-    /// Half of the limit is for the head, half for the tail.
+    /// Half of the limit is for the head, half for the tail; what is more than a tail may have goes to the head.
     pub(crate) fn new(limit: Option<ByteSize>) -> Self {
         let (head_left, most) = match limit.map(ByteSize::bytes) {
-            Some(bytes) => (bytes - bytes / 2, bytes / 2),
+            Some(bytes) => {
+                let tail = (bytes / 2).min(MOST_OF_TAIL);
+                (bytes - tail, tail)
+            }
             None => (u64::MAX, 0),
         };
         Self {
@@ -199,6 +205,20 @@ mod tests {
         assert_eq!(unbounded.pass(long.clone()), Some(long));
         assert_eq!(unbounded.pass(piece(2, LogStream::Stdout, "")), None);
         assert!(rest(&mut unbounded).is_empty());
+    }
+
+    #[test]
+    fn a_large_limit_is_for_the_head() {
+        const MIB: u64 = 1 << 20;
+        let mut bound = Bound::new(Some(ByteSize::new(40 * MIB)));
+        let text = "x".repeat(1 << 20);
+        let pieces = (0..60).map(|n| piece(n, LogStream::Stdout, &text));
+        let passed = pieces.filter_map(|piece| bound.pass(piece));
+        assert_eq!(passed.count(), 24);
+        assert_eq!(bound.left_out(), 20 * MIB);
+        let seconds = rest(&mut bound).into_iter().map(|piece| piece.at);
+        let wanted = (44..60).map(|n| piece(n, LogStream::Stdout, "").at);
+        assert!(seconds.eq(wanted));
     }
 
     #[test]
