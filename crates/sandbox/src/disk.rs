@@ -3,8 +3,11 @@
 //! A project quota would be exact and free, and needs root to set up; so the job is watched instead. Walking its files
 //! costs time in proportion to their number, hence two questions of different price: what the whole file system has in use
 //! is one system call, asked often; the job's own files are walked when that has grown by what the job has left, and else
-//! rarely, so that the walks take a twentieth of one processor at most. Growth between two looks is not prevented: a bound
-//! is passed by what the disk writes in that time, and the job is then killed.
+//! rarely, so that the walks take a twentieth of one processor at most. Where others write to the same disk, and so give
+//! reasons that are none, it may be half of one: see [`pace`]. Growth between two looks is not prevented: a bound is passed by
+//! what the disk writes in that time, and the job is then killed.
+
+mod pace;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,18 +20,13 @@ use bryo_model::{Limits, ResourceLimit};
 use nix::sys::statvfs::statvfs;
 use tokio::time::Instant;
 
+use self::pace::{Grown, Pace, Reason};
 use crate::SandboxError;
 use crate::cgroup::processes;
 use crate::userns::{OnDisk, UserNamespace, nameless_in};
 
 /// How often the file systems are asked what is in use.
 const GLANCE: Duration = Duration::from_millis(50);
-
-/// How often the job's files are walked at most, without a reason.
-const WALK: Duration = Duration::from_secs(2);
-
-/// So much longer than a walk took, nothing is walked without a reason.
-const REST: u32 = 20;
 
 /// Watches what one job has on disk.
 #[derive(Debug)]
@@ -44,7 +42,7 @@ pub struct DiskWatch {
     /// The user namespace that the job's is made from, where that is not the helper's.
     elsewhere: Option<PathBuf>,
     volumes: Vec<PathBuf>,
-    glances: Vec<OnDisk>,
+    glances: Vec<Glance>,
 }
 
 impl DiskWatch {
@@ -87,19 +85,18 @@ impl DiskWatch {
     ///
     /// When its files cannot be measured.
     pub async fn over(&mut self) -> Result<ResourceLimit, SandboxError> {
-        let mut walked = Instant::now();
-        let mut rest = WALK;
+        let mut pace = Pace::begin();
         loop {
             tokio::time::sleep(GLANCE).await;
-            if !self.may_be_over() && walked.elapsed() < rest {
+            let reason = self.reason();
+            if !pace.is_due(reason) {
                 continue;
             }
             let since = Instant::now();
             if let Some(limit) = self.look().await? {
                 return Ok(limit);
             }
-            walked = Instant::now();
-            rest = (since.elapsed() * REST).max(WALK);
+            pace.walked(since, reason);
         }
     }
 
@@ -156,20 +153,48 @@ impl DiskWatch {
     }
 
     /// Whether the file systems have grown by what the job had left when its files were walked last.
-    fn may_be_over(&self) -> bool {
-        let left = |most: u64, last: u64| most.saturating_sub(last);
-        let (mut bytes, mut files) = (0_u64, 0_u64);
-        for (now, then) in self.glance().iter().zip(&self.glances) {
-            bytes += now.bytes.saturating_sub(then.bytes);
-            files += now.files.saturating_sub(then.files);
-        }
-        bytes > left(self.most.bytes, self.last.bytes)
-            || files > left(self.most.files, self.last.files)
+    fn reason(&self) -> Reason {
+        let left = OnDisk {
+            bytes: self.most.bytes.saturating_sub(self.last.bytes),
+            files: self.most.files.saturating_sub(self.last.files),
+        };
+        let now = self.glance();
+        let grown = |(now, then): (&Glance, &Glance)| Grown {
+            by: OnDisk {
+                bytes: now.used.bytes.saturating_sub(then.used.bytes),
+                files: now.used.files.saturating_sub(then.used.files),
+            },
+            free: now.free,
+        };
+        let all: Vec<_> = now.iter().zip(&self.glances).map(grown).collect();
+        Reason::of(&all, left)
     }
 
-    /// What is in use on each of the file systems.
-    fn glance(&self) -> Vec<OnDisk> {
-        self.volumes.iter().map(|dir| in_use(dir)).collect()
+    fn glance(&self) -> Vec<Glance> {
+        self.volumes.iter().map(|dir| Glance::at(dir)).collect()
+    }
+}
+
+/// What one file system says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Glance {
+    used: OnDisk,
+    /// For an ordinary user.
+    free: OnDisk,
+}
+
+impl Glance {
+    fn at(dir: &Path) -> Self {
+        statvfs(dir).map_or(Self::default(), |s| Self {
+            used: OnDisk {
+                bytes: s.blocks().saturating_sub(s.blocks_free()) * s.fragment_size(),
+                files: s.files().saturating_sub(s.files_free()),
+            },
+            free: OnDisk {
+                bytes: s.blocks_available() * s.fragment_size(),
+                files: s.files_available(),
+            },
+        })
     }
 }
 
@@ -182,11 +207,4 @@ fn volumes(dirs: &[PathBuf]) -> Vec<PathBuf> {
         .filter_map(near)
         .filter(|dir| fs::metadata(dir).is_ok_and(|meta| seen.insert(meta.dev())))
         .collect()
-}
-
-fn in_use(dir: &Path) -> OnDisk {
-    statvfs(dir).map_or(OnDisk::default(), |s| OnDisk {
-        bytes: s.blocks().saturating_sub(s.blocks_free()) * s.fragment_size(),
-        files: s.files().saturating_sub(s.files_free()),
-    })
 }
