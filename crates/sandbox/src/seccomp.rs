@@ -11,6 +11,9 @@ mod nesting;
 pub(crate) mod program;
 mod sockets;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use sockets::is_too_open;
+
 use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
@@ -340,6 +343,7 @@ mod tests {
         assert!(!allowed("init_module") && !allowed("bpf") && !allowed("chroot"));
         assert!(!allowed("unshare") && !allowed("mount") && !allowed("keyctl"));
         assert!(allowed("socket") && allowed("socketpair"));
+        assert!(!rules.iter().any(is_too_open));
         assert!(!allowed("socketcall") && !allowed("io_uring_setup"));
     }
 }

@@ -90,6 +90,23 @@ fn is_about_sockets(name: &str) -> bool {
     name == SOCKETCALL || UNNAMED.contains(&name) || OPEN.iter().any(|(known, _)| *known == name)
 }
 
+/// Whether this rule is a way to a socket of another family.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn is_too_open(rule: &LinuxSyscall) -> bool {
+    let args = rule.args().as_deref().unwrap_or_default();
+    let is_one_of = |families: &[u64]| {
+        args.iter().any(|arg| {
+            (arg.index(), arg.op()) == (0, LinuxSeccompOperator::ScmpCmpEq)
+                && families.contains(&arg.value())
+        })
+    };
+    let open = |name: &String| match OPEN.iter().find(|(known, _)| known == name) {
+        Some((_, families)) => !is_one_of(families),
+        None => is_about_sockets(name),
+    };
+    !super::refuses(rule.action()) && rule.names().iter().any(open)
+}
+
 /// Conditions of a rule hold together, except where two are about one argument: runtimes then take each for a rule.
 fn alternatives(rule: &LinuxSyscall) -> Vec<LinuxSyscall> {
     let args = rule.args().as_deref().unwrap_or_default();
