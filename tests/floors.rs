@@ -8,9 +8,10 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate with its floor. Siblings on a floor never meet.
-const FLOORS: [(&str, u8); 9] = [
+const FLOORS: [(&str, u8); 10] = [
     ("bryo-model", 0),
     ("bryo-process", 0),
+    ("bryo-http", 0),
     ("bryo-source", 1),
     ("bryo-sandbox", 1),
     ("bryo-image", 1),
@@ -21,7 +22,7 @@ const FLOORS: [(&str, u8); 9] = [
 ];
 
 /// Heavy dependencies, and the only crates that may name them.
-const CONTAINED: [(&str, &[&str]); 15] = [
+const CONTAINED: [(&str, &[&str]); 16] = [
     ("git2", &["bryo-source"]),
     ("hyper", &["bryo-sandbox", "bryo-agent", "bryo-test-s3"]),
     (
@@ -34,7 +35,11 @@ const CONTAINED: [(&str, &[&str]); 15] = [
     ("oci-spec", &["bryo-sandbox", "bryo-image"]),
     ("tar", &["bryo-image"]),
     ("rust-s3", &["bryo-depot", "bryo-test-s3"]),
-    ("reqwest", &["bryo-source", "bryo-depot", "bryo-agent"]),
+    (
+        "reqwest",
+        &["bryo-http", "bryo-source", "bryo-depot", "bryo-agent"],
+    ),
+    ("rustls-native-certs", &["bryo-http"]),
     ("clap", &["bryo"]),
     ("anyhow", &["bryo"]),
     ("toml", &["bryo"]),

@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
+use bryo_http::{Roots, RootsError};
 use bryo_model::Secret;
 use reqwest::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
 use super::claim::{BuildId, Claim, ClaimFault, salvage};
 use crate::DocThorSettings;
@@ -43,13 +44,8 @@ pub enum ClientError {
     #[error("the token has characters that no header can have; is there a line break in it?")]
     Token,
     /// The certificates cannot be used.
-    #[error("could not read the certificates in {path}")]
-    Certificates {
-        /// The file.
-        path: std::path::PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Certificates(#[from] RootsError),
     /// The HTTP client refused.
     #[error("could not make the HTTP client")]
     Http(#[source] reqwest::Error),
@@ -65,25 +61,17 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(settings: &DocThorSettings) -> Result<Self, ClientError> {
-        let mut builder = reqwest::Client::builder()
+        let roots = match &settings.ca_bundle {
+            Some(path) => Roots::AlsoOf(path),
+            None => Roots::System,
+        };
+        let http = bryo_http::client(roots)?
             .user_agent(concat!("bryo/", env!("CARGO_PKG_VERSION")))
-            .http1_only()
             .pool_max_idle_per_host(0)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT);
-        if let Some(path) = &settings.ca_bundle {
-            let unreadable = |source| ClientError::Certificates {
-                path: path.clone(),
-                source,
-            };
-            let pem = std::fs::read(path).map_err(unreadable)?;
-            let certificates = Certificate::from_pem_bundle(&pem).map_err(ClientError::Http)?;
-            for certificate in certificates {
-                builder = builder.add_root_certificate(certificate);
-            }
-        }
         Ok(Self {
-            http: builder.build().map_err(ClientError::Http)?,
+            http: http.build().map_err(ClientError::Http)?,
             base: base(&settings.server)?,
             token: bearer(&settings.token)?,
         })
@@ -305,18 +293,5 @@ pub(crate) fn one_line(text: &str) -> String {
 
 /// An error and its causes. The address is known already, and stands in none of them.
 fn chain(error: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut next: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = next {
-        let own = error.to_string();
-        // hyper and its friends repeat what their source says.
-        if !text.contains(&own) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&own);
-        }
-        next = error.source();
-    }
-    one_line(&text)
+    one_line(&bryo_http::chain(error))
 }

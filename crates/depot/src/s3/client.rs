@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bryo_http::Roots;
 use bryo_model::Secret;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{Certificate, Method, StatusCode, redirect};
+use reqwest::{Method, StatusCode, redirect};
 use s3::command::{Command, HttpMethod};
 use s3::creds::Credentials;
 use s3::request::Request as _;
@@ -119,28 +120,19 @@ impl Client {
                 settings.bucket
             )));
         }
-        let mut http = reqwest::Client::builder()
+        let roots = match &settings.ca_bundle {
+            Some(path) => Roots::AlsoOf(path),
+            None => Roots::System,
+        };
+        let http = bryo_http::client(roots)
+            .map_err(|e| unusable(bryo_http::chain(&e)))?
             .redirect(redirect::Policy::none())
             .connect_timeout(tuning.connect_timeout)
             .pool_max_idle_per_host(settings.parallel)
             .pool_idle_timeout(Duration::from_secs(20))
             .tcp_nodelay(true)
             // What was handed to the kernel before a request was dropped must not be sent much later.
-            .tcp_user_timeout(tuning.lease / 4);
-        if let Some(path) = &settings.ca_bundle {
-            let pem = std::fs::read(path)
-                .map_err(|e| DepotError::io("read the certificates in", path, e))?;
-            let found = Certificate::from_pem_bundle(&pem).map_err(|e| {
-                unusable(format!("{path:?} cannot be read as PEM certificates ({e})"))
-            })?;
-            if found.is_empty() {
-                return Err(unusable(format!("{path:?} holds no PEM certificate")));
-            }
-            for certificate in found {
-                http = http.add_root_certificate(certificate);
-            }
-        }
-        let http = http
+            .tcp_user_timeout(tuning.lease / 4)
             .build()
             .map_err(|e| unusable(format!("the HTTP client cannot be made ({e})")))?;
         Ok(Self {

@@ -4,11 +4,13 @@
 //! Why one for each way and no function that chooses? Where a proxy is none, reqwest connects without one and without a word.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bryo_http::{Roots, RootsError};
 use bryo_model::Scheme;
-use reqwest::{Certificate, Client, Proxy, Url, redirect};
+use reqwest::{Client, Proxy, Url, redirect};
 
 use super::failure::{Failure, chain};
 use crate::SourceError;
@@ -23,18 +25,19 @@ const CONNECTING: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Clients {
     gateway: Gateway,
-    roots: Option<Vec<Certificate>>,
+    /// The file of those that are believed instead of the system's.
+    roots: Option<PathBuf>,
     /// By the proxy of the environment.
     made: Mutex<BTreeMap<Option<String>, Client>>,
 }
 
 impl Clients {
-    pub(crate) fn new(gateway: Gateway, remote: &Remote) -> Result<Self, Failure> {
-        Ok(Self {
+    pub(crate) fn new(gateway: Gateway, remote: &Remote) -> Self {
+        Self {
             gateway,
-            roots: certificates(remote)?,
+            roots: certificates(remote),
             made: Mutex::default(),
-        })
+        }
     }
 
     /// What went wrong on the way out.
@@ -70,19 +73,26 @@ impl Clients {
             })?),
             None => Proxy::all(self.gateway.proxy().expose()),
         };
-        let mut builder = Client::builder()
+        let roots = match &self.roots {
+            Some(path) => Roots::OnlyOf(path),
+            None => Roots::System,
+        };
+        bryo_http::client(roots)
+            .map_err(untrusted)?
             .user_agent(concat!("bryo/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
             .referer(false)
             .connect_timeout(CONNECTING)
-            .proxy(proxy.map_err(unusable)?);
-        if let Some(roots) = &self.roots {
-            builder = builder.tls_built_in_root_certs(false);
-            for root in roots {
-                builder = builder.add_root_certificate(root.clone());
-            }
-        }
-        builder.build().map_err(unusable)
+            .proxy(proxy.map_err(unusable)?)
+            .build()
+            .map_err(unusable)
+    }
+}
+
+fn untrusted(error: RootsError) -> Failure {
+    match error {
+        RootsError::Unreadable { path, source } => SourceError::io(&path)(source).into(),
+        error => Failure::Told(bryo_http::chain(&error)),
     }
 }
 
@@ -102,19 +112,8 @@ fn outer_proxy(text: &str) -> Option<Url> {
     (known.contains(&url.scheme()) && url.has_host()).then_some(url)
 }
 
-/// The certificates that are believed instead of the system's, in the order in which git looks for them.
-fn certificates(remote: &Remote) -> Result<Option<Vec<Certificate>>, Failure> {
+/// The file of the certificates that are believed instead of the system's, where git would look for it.
+fn certificates(remote: &Remote) -> Option<PathBuf> {
     let of_git = || std::env::var_os("GIT_SSL_CAINFO").map(Into::into);
-    let Some(path) = remote.policy.ca_bundle.clone().or_else(of_git) else {
-        return Ok(None);
-    };
-    let pem = std::fs::read(&path).map_err(SourceError::io(&path))?;
-    let found = Certificate::from_pem_bundle(&pem).map_err(|e| {
-        Failure::Told(format!(
-            "{} holds no certificates: {}",
-            path.display(),
-            chain(&e)
-        ))
-    })?;
-    Ok(Some(found))
+    remote.policy.ca_bundle.clone().or_else(of_git)
 }

@@ -64,23 +64,8 @@ impl Failure {
     }
 }
 
-/// An error and its causes, without the address: it may be a password.
+/// An error's causes, without the address: it may be a password.
 pub(crate) fn chain(error: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut next = std::error::Error::source(error);
-    while let Some(error) = next {
-        let own = error.to_string();
-        // What is around an error repeats what it says.
-        if !text.contains(&own) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&own);
-        }
-        next = error.source();
-    }
-    if text.is_empty() {
-        text.push_str("the connection broke");
-    }
-    text
+    std::error::Error::source(error)
+        .map_or_else(|| "the connection broke".to_owned(), bryo_http::chain)
 }

@@ -127,7 +127,7 @@ impl<'a> Server<'a> {
         let server = Self {
             origin,
             remote,
-            clients: Clients::new(gateway, remote)?,
+            clients: Clients::new(gateway, remote),
             endpoint: tokio::sync::Mutex::new(Endpoint { url: own, headers }),
             secrets: Mutex::new(secrets),
             session,
