@@ -38,6 +38,9 @@ pub(crate) const READONLY_PATHS: [&str; 6] = [
     "/proc/sysrq-trigger",
 ];
 
+/// What a job's first process does not give to others by default.
+pub(crate) const UMASK: u32 = 0o022;
+
 /// Where a job with a read-only root can write, besides its mounts: file systems in memory.
 pub(crate) const SCRATCH: [&str; 3] = ["/tmp", "/var/tmp", "/run"];
 

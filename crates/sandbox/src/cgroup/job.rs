@@ -44,6 +44,31 @@ impl JobCgroup {
         at: &[&Path],
     ) -> Result<Self, SandboxError> {
         let wanted = Wanted::new(limits, policy, |c| delegation.has(c), at)?;
+        Self::of(delegation, name, &wanted, at)
+    }
+
+    /// The same for a Podman that makes its cgroups itself, and puts conmon beside the container.
+    ///
+    /// # Errors
+    ///
+    /// As [`JobCgroup::create`].
+    pub(crate) fn create_with_conmon(
+        delegation: &Delegation,
+        name: &str,
+        limits: &Limits,
+        policy: LimitPolicy,
+        at: &[&Path],
+    ) -> Result<Self, SandboxError> {
+        let wanted = Wanted::new(limits, policy, |c| delegation.has(c), at)?.with_conmon();
+        Self::of(delegation, name, &wanted, at)
+    }
+
+    fn of(
+        delegation: &Delegation,
+        name: &str,
+        wanted: &Wanted,
+        at: &[&Path],
+    ) -> Result<Self, SandboxError> {
         let dir = delegation.base().join(name);
         fs::create_dir(&dir).map_err(SandboxError::file("make", &dir))?;
         if let Some(work) = at.first().and_then(|dir| dir.parent()) {
@@ -98,7 +123,7 @@ impl JobCgroup {
         policy: LimitPolicy,
         at: &[&Path],
     ) -> Result<Self, SandboxError> {
-        let wanted = Wanted::new(limits, policy, manager_has, at)?.for_slice();
+        let wanted = Wanted::new(limits, policy, manager_has, at)?.with_conmon();
         let slice = Slice::start(name, &wanted).await?;
         let dir = match slice.directory().await {
             Ok(dir) => dir,

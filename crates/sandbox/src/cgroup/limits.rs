@@ -117,9 +117,9 @@ impl Wanted {
         Ok(())
     }
 
-    /// The limits of a slice of systemd's, in which conmon is too: the kernel must not end it with the job, so that is left
-    /// to the container's own cgroup.
-    pub(super) fn for_slice(self) -> Self {
+    /// The limits of a cgroup in which podman's conmon is too: the kernel must not end it with the job, so that is left to
+    /// the container's own cgroup.
+    pub(super) fn with_conmon(self) -> Self {
         Self {
             whole: false,
             ..self

@@ -17,7 +17,7 @@ use super::filter;
 use bryo_model::{IdSlot, NetworkMode};
 
 use crate::privileges::{
-    CAPABILITIES, MASKED_PATHS, OPEN_FILES, READONLY_PATHS, SCRATCH, SCRATCH_OPTIONS,
+    CAPABILITIES, MASKED_PATHS, OPEN_FILES, READONLY_PATHS, SCRATCH, SCRATCH_OPTIONS, UMASK,
 };
 use crate::selinux::Labels;
 use crate::spec::{Access, SandboxSpec, UserIds};
@@ -54,7 +54,7 @@ pub(super) fn config(
     let user = UserBuilder::default()
         .uid(user.uid)
         .gid(user.gid)
-        .umask(0o022_u32)
+        .umask(UMASK)
         .additional_gids(user.groups.clone())
         .build()?;
     // Nobody may raise a hard limit, so a host with a lower one keeps it.

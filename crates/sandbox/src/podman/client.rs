@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
+use oci_spec::runtime::LinuxSeccomp;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 
@@ -107,7 +108,7 @@ impl PodmanClient {
         };
         let recipe = Create::new(spec, placement, &host)?;
         fs::write(&hosts, hosts_file()).map_err(SandboxError::file("write", &hosts))?;
-        write_filter(&seccomp)?;
+        let filter = write_filter(&seccomp)?;
         if let Some((path, text)) = &resolver {
             fs::write(path, text).map_err(SandboxError::file("write", path))?;
         }
@@ -127,7 +128,7 @@ impl PodmanClient {
                 self.clone(),
                 created.id,
                 placement.cgroup_dir.clone(),
-                recipe.expected(&self.info, labels),
+                recipe.expected(&self.info, labels, filter),
             )),
             // A refusal leaves nothing; after any other end podman may still have made it.
             Err(error) => {
@@ -265,11 +266,12 @@ async fn owned_by_us(socket: &Path) -> Result<(), SandboxError> {
 }
 
 /// The same filter that a crun job has. In its lowered form it is valid for podman too.
-fn write_filter(to: &Path) -> Result<(), SandboxError> {
+fn write_filter(to: &Path) -> Result<LinuxSeccomp, SandboxError> {
     let profile = seccomp::find_profile().map_err(|missing| SandboxError::Host(vec![missing]))?;
-    let text = serde_json::to_vec(&seccomp::load(&profile)?)
-        .map_err(|e| SandboxError::Podman(e.to_string()))?;
-    fs::write(to, text).map_err(SandboxError::file("write", to))
+    let filter = seccomp::load(&profile)?;
+    let text = serde_json::to_vec(&filter).map_err(|e| SandboxError::Podman(e.to_string()))?;
+    fs::write(to, text).map_err(SandboxError::file("write", to))?;
+    Ok(filter)
 }
 
 /// A rootless container cannot have more than its user.

@@ -64,6 +64,7 @@ struct Ready {
     watch: Watch,
     refusals: Option<Refusals>,
     upper: Option<PathBuf>,
+    recipe: PathBuf,
 }
 
 /// What became of the job's first process before it was let go.
@@ -102,6 +103,8 @@ struct GraphData {
 struct Made {
     state: State,
     host_config: HostConfig,
+    #[serde(rename = "OCIConfigPath")]
+    recipe: PathBuf,
     process_label: String,
     mount_label: String,
     graph_driver: Option<GraphDriver>,
@@ -167,7 +170,7 @@ impl PodmanContainer {
         };
         let cgroup = proof::before_start(pid, &self.cgroup_parent, confinement, &self.expected)?;
         let watch = Watch::open(&cgroup).map_err(SandboxError::file("watch", &cgroup))?;
-        self.die_whole(&cgroup);
+        self.die_whole(&cgroup)?;
         self.ready = Some(Ready {
             pid,
             name: proof::name(pid)?,
@@ -176,6 +179,7 @@ impl PodmanContainer {
                 .graph_driver
                 .and_then(|driver| driver.data)
                 .and_then(|data| data.upper_dir),
+            recipe: made.recipe,
             watch,
         });
         Ok(Init::Ready { pid })
@@ -183,14 +187,41 @@ impl PodmanContainer {
 
     /// Half a build is no build: out of memory, the kernel ends all of the container or nothing. That is said of the topmost
     /// cgroup of the container, not of ours above it, in which conmon may be, and podman would not learn the end.
-    fn die_whole(&self, cgroup: &Path) {
+    fn die_whole(&self, cgroup: &Path) -> Result<(), SandboxError> {
         let topmost = cgroup
             .ancestors()
             .find(|dir| dir.parent() == Some(&self.cgroup_parent));
-        if let Some(dir) = topmost {
-            // Without the memory controller there is no such file, and no such end.
-            let _ = fs::write(dir.join("memory.oom.group"), "1");
+        let Some(file) = topmost.map(|dir| dir.join("memory.oom.group")) else {
+            return Ok(());
+        };
+        // Without the memory controller there is no such file, and no such end.
+        if !file.exists() {
+            return Ok(());
         }
+        fs::write(&file, "1").map_err(SandboxError::file("write", &file))?;
+        let read = fs::read_to_string(&file).map_err(SandboxError::file("read", &file))?;
+        match read.trim() {
+            "1" => Ok(()),
+            other => Err(SandboxError::ReadBack {
+                limit: "memory",
+                wrote: "1".to_owned(),
+                read: other.to_owned(),
+            }),
+        }
+    }
+
+    /// Where podman has written down for the runtime how it is made.
+    pub(crate) fn recipe(&self) -> Option<&Path> {
+        self.ready.as_ref().map(|ready| ready.recipe.as_path())
+    }
+
+    /// Checks that file, in a copy: the directory that it is in belongs to the job's ids.
+    ///
+    /// # Errors
+    ///
+    /// When it is not the recipe; then the container must be removed.
+    pub(crate) fn verify_recipe(&self, copy: &Path) -> Result<(), SandboxError> {
+        proof::recipe(copy, &self.expected)
     }
 
     /// How often it was refused a process, where its own cgroup counts that.

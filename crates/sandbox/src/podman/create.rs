@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bryo_model::IdSlot;
+use oci_spec::runtime::LinuxSeccomp;
 use serde::Serialize;
 
 use super::info::PodmanInfo;
 use super::network::{Options, network};
 use super::proof::{Expected, ExpectedLabels, Wanted, capability_bits, host_ids};
-use crate::privileges::{OPEN_FILES, SCRATCH, SCRATCH_OPTIONS};
+use crate::privileges::{OPEN_FILES, SCRATCH, SCRATCH_OPTIONS, UMASK};
 use crate::selinux::Labels;
 use crate::{Access, CAPABILITIES, Missing, Root, SandboxError, SandboxSpec, Selinux};
 
@@ -50,7 +51,7 @@ pub(super) struct Create<'a> {
     httpproxy: bool,
     work_dir: &'a str,
     user: &'a str,
-    umask: &'static str,
+    umask: String,
     hostname: &'static str,
     terminal: bool,
     stdin: bool,
@@ -61,6 +62,8 @@ pub(super) struct Create<'a> {
     // Without it podman since 4.6 makes all of /dev read-only too. It adds file systems in memory only where there is
     // none of ours.
     read_write_tmpfs: bool,
+    // What older podmans do not hide by themselves.
+    mask: [&'static str; 1],
     seccomp_profile_path: &'a Path,
     #[serde(skip_serializing_if = "Option::is_none")]
     apparmor_profile: Option<&'a str>,
@@ -203,7 +206,7 @@ impl<'a> Create<'a> {
             httpproxy: false,
             work_dir: &spec.cwd,
             user,
-            umask: "0022",
+            umask: format!("{UMASK:04o}"),
             hostname: HOSTNAME,
             terminal: false,
             stdin: false,
@@ -212,6 +215,7 @@ impl<'a> Create<'a> {
             privileged: false,
             read_only_filesystem: spec.read_only_root,
             read_write_tmpfs: spec.read_only_root,
+            mask: ["/sys/devices/virtual/powercap"],
             seccomp_profile_path: host.seccomp,
             apparmor_profile: spec.apparmor.as_deref(),
             selinux_opts: selinux_options(&spec.selinux, host.labels),
@@ -248,7 +252,12 @@ impl<'a> Create<'a> {
     }
 
     /// What a container of this recipe is like.
-    pub(super) fn expected(&self, info: &PodmanInfo, labels: Option<&Labels>) -> Expected {
+    pub(super) fn expected(
+        &self,
+        info: &PodmanInfo,
+        labels: Option<&Labels>,
+        filter: LinuxSeccomp,
+    ) -> Expected {
         let (ids, open_files) = (self.idmappings.uids[0], &self.r_limits[0]);
         let binds = self.mounts.iter().filter(|mount| mount.kind == "bind");
         Expected {
@@ -265,7 +274,8 @@ impl<'a> Create<'a> {
                 })
                 .collect(),
             read_only_root: self.read_only_filesystem,
-            host_network: self.netns.nsmode == "host",
+            network_mode: self.netns.nsmode,
+            filter: Some(filter),
             capabilities: if self.cap_add.is_empty() {
                 0
             } else {

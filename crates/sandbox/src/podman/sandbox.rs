@@ -154,7 +154,7 @@ impl PodmanRuntime {
         let at = [spec.work.as_path(), self.client.info().graph_root.as_path()];
         let cgroup = match self.client.info().cgroup_manager {
             CgroupManager::Cgroupfs => {
-                JobCgroup::create(&host.delegation, name, limits, policy, &at)?
+                JobCgroup::create_with_conmon(&host.delegation, name, limits, policy, &at)?
             }
             CgroupManager::Systemd => JobCgroup::create_slice(name, limits, policy, &at).await?,
         };
@@ -210,6 +210,11 @@ impl PodmanSandbox {
         };
         let container = self.container.insert(container);
         let init = container.init().await?;
+        if let Some(recipe) = container.recipe() {
+            let copy = spec.work.join("podman.json");
+            userns.copy(recipe, &copy).await?;
+            container.verify_recipe(&copy)?;
+        }
         if let Init::Ready { pid } = init
             && slot.is_own()
         {

@@ -4,6 +4,8 @@
 //! writes to them while this runs: the job has ended, its cgroup is empty.
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,6 +30,28 @@ pub(crate) fn give(path: &Path, root: u32) -> Result<(), String> {
     let fd = open(path, directory_flags(), Mode::empty()).map_err(text)?;
     fchown(&fd, Some(Uid::from_raw(root)), Some(Gid::from_raw(root))).map_err(text)?;
     fchmod(&fd, Mode::from_bits_truncate(0o777)).map_err(text)
+}
+
+/// A file that is copied has no more bytes than this.
+const COPIED: u64 = 4 << 20;
+
+/// Copies a file, whose directory may belong to a job's ids, into a new one of the agent's.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), String> {
+    let text = |e: std::io::Error| format!("could not copy {}: {e}", from.display());
+    // What is no file may keep whoever opens it waiting.
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let fd = open(from, flags, Mode::empty()).map_err(|e| text(e.into()))?;
+    let file = File::from(fd);
+    let meta = file.metadata().map_err(text)?;
+    if !meta.is_file() || meta.len() > COPIED {
+        return Err(format!(
+            "could not copy {}: it is no file, or has more than {COPIED} bytes",
+            from.display()
+        ));
+    }
+    let mut copy = File::create_new(to).map_err(text)?;
+    std::io::copy(&mut file.take(COPIED), &mut copy).map_err(text)?;
+    Ok(())
 }
 
 /// So many entries are little.
@@ -312,6 +336,29 @@ mod tests {
         drop(at);
         remove(&tree, Effort::ALL).unwrap();
         assert!(!tree.exists());
+    }
+
+    #[test]
+    fn a_file_is_copied_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("file"), "text").unwrap();
+        copy(&at("file"), &at("copy")).unwrap();
+        assert_eq!(std::fs::read(at("copy")).unwrap(), b"text");
+        assert!(
+            copy(&at("file"), &at("copy")).is_err(),
+            "never over another"
+        );
+        std::os::unix::fs::symlink("file", at("link")).unwrap();
+        nix::unistd::mkfifo(&at("fifo"), Mode::S_IRWXU).unwrap();
+        File::create(at("large"))
+            .unwrap()
+            .set_len(COPIED + 1)
+            .unwrap();
+        for other in ["link", "fifo", "large", "absent", "."] {
+            assert!(copy(&at(other), &at("other")).is_err(), "{other}");
+            assert!(!at("other").exists(), "{other}");
+        }
     }
 
     #[test]

@@ -132,6 +132,19 @@ impl UserNamespace {
         .await
     }
 
+    /// Copies a file into a new one of the agent's, whoever owns it and the directory that it is in. It is small.
+    ///
+    /// # Errors
+    ///
+    /// When the helper is gone, there is no such file or one of that name already, or the system refuses.
+    pub(crate) async fn copy(&self, from: &Path, to: &Path) -> Result<(), SandboxError> {
+        self.ask(Wish::Copy {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        })
+        .await
+    }
+
     /// Removes a tree, whoever owns what is in it. A tree that is not there is no error.
     ///
     /// # Errors

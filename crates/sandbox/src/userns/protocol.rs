@@ -36,6 +36,8 @@ pub(super) enum Wish {
     Reclaim { path: PathBuf },
     /// Remove a tree of any owner.
     Remove { path: PathBuf },
+    /// Copy a file of any owner into one of the agent's.
+    Copy { from: PathBuf, to: PathBuf },
     /// Add up what is in these directories, and what these processes hold open without a name.
     Measure {
         dirs: Vec<PathBuf>,

@@ -222,6 +222,7 @@ impl Server {
             Wish::Remove { path } => {
                 self.little_or(number, move |effort| whole(files::remove(&path, effort)))
             }
+            Wish::Copy { from, to } => files::copy(&from, &to).map(|()| Some(Done::Granted)),
             Wish::Measure {
                 dirs,
                 processes,

@@ -90,7 +90,8 @@ fn the_whole_recipe() {
         "image": "abababababababababababababababababababababababababababababababab",
         "entrypoint": [], "command": ["sh", "-c", "true"],
         "env": {"A": "x=y", "B": "2"}, "unsetenvall": true, "httpproxy": false,
-        "work_dir": "/repo", "user": "0:0", "umask": "0022", "hostname": "bryo",
+        "work_dir": "/repo", "user": "0:0", "umask": "0022", "mask": ["/sys/devices/virtual/powercap"],
+        "hostname": "bryo",
         "terminal": false, "stdin": false, "remove": false, "init": false, "privileged": false,
         "read_only_filesystem": false, "read_write_tmpfs": false,
         "seccomp_profile_path": "/w/seccomp.json", "systemd": "false", "sdnotifyMode": "ignore",
@@ -184,9 +185,11 @@ fn what_a_container_of_the_recipe_is_like() {
     let (placement, hosts) = (placement(), PathBuf::from("/w/hosts"));
     let info = info(None);
     let host = host(&info, &hosts);
-    let expected = Create::new(&spec, &placement, &host)
-        .unwrap()
-        .expected(host.info, None);
+    let expected = Create::new(&spec, &placement, &host).unwrap().expected(
+        host.info,
+        None,
+        LinuxSeccomp::default(),
+    );
     assert_eq!(expected.uids, [(200_000, 65_536)]);
     assert_eq!(expected.gids, [(300_000, 40_000), (400_000, 25_536)]);
     assert_eq!((expected.capabilities, expected.open_files), (0xeb, 20_000));
@@ -244,7 +247,7 @@ fn ids_of_its_own() {
     info.subordinate_ids = 3 * IdSlot::IDS;
     let asked = host(&info, &hosts);
     let create = Create::new(&spec, &placement, &asked).unwrap();
-    let expected = create.expected(&info, None);
+    let expected = create.expected(&info, None, LinuxSeccomp::default());
     assert_eq!(expected.uids, [(331_072, 65_536)]);
     assert_eq!(expected.gids, [(491_072, 65_536)]);
     let got = serde_json::to_value(create).unwrap();

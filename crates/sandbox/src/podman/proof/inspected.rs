@@ -50,6 +50,20 @@ pub(in crate::podman) struct HostConfig {
     network_mode: String,
     security_opt: Option<Vec<String>>,
     devices: Option<Vec<serde_json::Value>>,
+    log_config: LogConfig,
+    restart_policy: RestartPolicy,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct LogConfig {
+    r#type: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RestartPolicy {
+    name: String,
 }
 
 impl HostConfig {
@@ -71,12 +85,33 @@ impl HostConfig {
             ("cgroup", &self.cgroup_mode),
             ("network", &self.network_mode),
         ] {
-            let meant = name == "network" && expected.host_network;
+            let meant = name == "network" && expected.has_hosts_network();
             if is_shared(mode) && !meant {
                 return Err(format!(
                     "podman made the container with a {name} namespace of others: {mode:?}"
                 ));
             }
+        }
+        let asked = expected.network_mode;
+        // With options of its own the mode has them behind a colon.
+        let is = self.network_mode.split(':').next().unwrap_or_default();
+        if is != asked {
+            return Err(format!(
+                "podman made the container with the network {is:?} instead of {asked:?}"
+            ));
+        }
+        // What a job prints is the attempt's alone, bounded and without secrets.
+        if self.log_config.r#type != "none" {
+            return Err(format!(
+                "podman keeps what the container prints, with the driver {:?}",
+                self.log_config.r#type
+            ));
+        }
+        if !["", "no"].contains(&self.restart_policy.name.as_str()) {
+            return Err(format!(
+                "podman would start the container again ({})",
+                self.restart_policy.name
+            ));
         }
         if let Some(device) = self.devices.iter().flatten().next() {
             return Err(format!("podman gave the container a device: {device}"));
@@ -102,9 +137,18 @@ mod tests {
     use super::super::ExpectedLabels;
     use super::*;
 
+    fn expected() -> Expected {
+        Expected {
+            network_mode: "slirp4netns",
+            ..Expected::default()
+        }
+    }
+
     /// Of podman 4.3.1, without what is not asked about.
     fn answer(change: &str, to: serde_json::Value) -> serde_json::Result<HostConfig> {
         let mut value = serde_json::json!({
+            "LogConfig": {"Type": "none", "Config": null, "Path": "", "Tag": "", "Size": "0B"},
+            "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
             "NetworkMode": "slirp4netns", "AutoRemove": false, "CapAdd": [], "CgroupMode": "private", "Cgroup": "",
             "IpcMode": "shareable", "PidMode": "private", "Privileged": false, "ReadonlyRootfs": false,
             "SecurityOpt": ["no-new-privileges"], "UTSMode": "private", "UsernsMode": "private", "Devices": []
@@ -118,13 +162,13 @@ mod tests {
     #[test]
     fn a_private_container() {
         let private = answer("", serde_json::Value::Null).unwrap();
-        assert_eq!(private.check(&Expected::default()), Ok(()));
+        assert_eq!(private.check(&expected()), Ok(()));
         let host = answer("NetworkMode", "host".into()).unwrap();
-        let expected = Expected {
-            host_network: true,
-            ..Expected::default()
+        let of_host = Expected {
+            network_mode: "host",
+            ..expected()
         };
-        assert_eq!(host.check(&expected), Ok(()));
+        assert_eq!(host.check(&of_host), Ok(()));
     }
 
     #[test]
@@ -135,27 +179,24 @@ mod tests {
             process_label,
             mount_label,
         };
-        let expected = Expected {
+        let labelled = Expected {
             labels: Some(ExpectedLabels {
                 process: "u:r:container_t:s0:c1,c2".to_owned(),
                 file: "u:r:container_file_t:s0:c1,c2".to_owned(),
             }),
-            ..Expected::default()
+            ..expected()
         };
         let good = confinement("u:r:container_t:s0:c1,c2", "u:r:container_file_t:s0:c1,c2");
-        assert_eq!(good.check(&expected), Ok(()));
+        assert_eq!(good.check(&labelled), Ok(()));
         for (process, file) in [
             ("", ""),
             ("u:r:container_t:s0:c1,c3", "u:r:container_file_t:s0:c1,c2"),
             ("u:r:spc_t:s0:c1,c2", "u:r:container_file_t:s0:c1,c2"),
             ("u:r:container_t:s0:c1,c2", "u:r:container_file_t:s0"),
         ] {
-            let why = confinement(process, file).check(&expected).unwrap_err();
+            let why = confinement(process, file).check(&labelled).unwrap_err();
             assert!(why.contains("containers.conf"), "{why}");
-            assert_eq!(
-                confinement(process, file).check(&Expected::default()),
-                Ok(())
-            );
+            assert_eq!(confinement(process, file).check(&expected()), Ok(()));
         }
     }
 
@@ -171,13 +212,21 @@ mod tests {
             ("CgroupMode", "host".into()),
             ("NetworkMode", "ns:/run/x".into()),
             ("NetworkMode", "host".into()),
+            ("NetworkMode", "none".into()),
+            ("NetworkMode", "bridge".into()),
+            ("LogConfig", serde_json::json!({"Type": "k8s-file"})),
+            ("RestartPolicy", serde_json::json!({"Name": "always"})),
             ("SecurityOpt", serde_json::json!(["seccomp=unconfined"])),
             ("SecurityOpt", serde_json::json!(["unmask=all"])),
             ("Devices", serde_json::json!([{"PathOnHost": "/dev/kvm"}])),
         ] {
             let config = answer(change, to).unwrap();
-            assert!(config.check(&Expected::default()).is_err(), "{change}");
+            assert!(config.check(&expected()).is_err(), "{change}");
         }
-        assert!(answer("Privileged", serde_json::Value::Null).is_err());
+        for unknown in ["Privileged", "LogConfig", "RestartPolicy"] {
+            assert!(answer(unknown, serde_json::Value::Null).is_err());
+        }
+        let with_options = answer("NetworkMode", "slirp4netns:mtu=1".into()).unwrap();
+        assert_eq!(with_options.check(&expected()), Ok(()));
     }
 }

@@ -7,6 +7,7 @@
 
 mod inspected;
 mod mounts;
+mod recipe;
 mod status;
 
 use std::fs;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bryo_model::IdSlot;
+use oci_spec::runtime::LinuxSeccomp;
 
 use crate::{CAPABILITIES, SandboxError, selinux};
 
@@ -31,12 +33,21 @@ pub(super) struct Expected {
     pub(super) gids: Vec<(u64, u64)>,
     pub(super) mounts: Vec<Wanted>,
     pub(super) read_only_root: bool,
-    pub(super) host_network: bool,
+    /// In podman's words.
+    pub(super) network_mode: &'static str,
+    /// The system-call filter that podman was given.
+    pub(super) filter: Option<LinuxSeccomp>,
     /// The set as the kernel writes it.
     pub(super) capabilities: u64,
     pub(super) open_files: u64,
     /// None where there is no SELinux.
     pub(super) labels: Option<ExpectedLabels>,
+}
+
+impl Expected {
+    fn has_hosts_network(&self) -> bool {
+        self.network_mode == "host"
+    }
 }
 
 /// The SELinux labels of a container.
@@ -98,6 +109,15 @@ pub(crate) fn host_ids(map: &str, first: u32, count: u32) -> Option<Vec<(u64, u6
     (!found.is_empty()).then_some(found)
 }
 
+/// Checks what podman has written down for the runtime, in a copy of its file that we can read.
+///
+/// # Errors
+///
+/// When it is not what was asked for: another system-call filter, a path that is not hidden or can be written to.
+pub(super) fn recipe(file: &Path, expected: &Expected) -> Result<(), SandboxError> {
+    recipe::check(file, expected)
+}
+
 /// Namespaces that are never the agent's own.
 const NAMESPACES: [&str; 6] = ["user", "pid", "mnt", "ipc", "uts", "cgroup"];
 
@@ -125,6 +145,9 @@ pub(super) fn before_start(
             .map_err(|why| refuse(format!("the container's {file} {why}")))?;
     }
     namespaces(pid, expected)?;
+    if expected.network_mode == "none" {
+        check_alone(&read(pid, "net/dev")?).map_err(refuse)?;
+    }
     mounts::check(&read(pid, "mountinfo")?, expected).map_err(refuse)?;
     if let Some(labels) = &expected.labels {
         selinux::read_back(pid, "exec", &labels.process).map_err(refuse)?;
@@ -144,7 +167,7 @@ pub(super) fn before_start(
 
 /// The agent owns the user namespace above the container's, so it may look.
 fn namespaces(pid: i32, expected: &Expected) -> Result<(), SandboxError> {
-    let network = (!expected.host_network).then_some("net");
+    let network = (!expected.has_hosts_network()).then_some("net");
     for kind in NAMESPACES.into_iter().chain(network) {
         let link = |of: &str| {
             let path = format!("/proc/{of}/ns/{kind}");
@@ -157,6 +180,18 @@ fn namespaces(pid: i32, expected: &Expected) -> Result<(), SandboxError> {
         }
     }
     Ok(())
+}
+
+/// Checks `/proc/PID/net/dev` of a container without a network: nothing but the loopback device is in it.
+fn check_alone(text: &str) -> Result<(), String> {
+    let devices = text.lines().filter_map(|line| line.split_once(':'));
+    let mut devices = devices.map(|(name, _)| name.trim());
+    match devices.find(|name| *name != "lo") {
+        Some(device) => Err(format!(
+            "the container has the network device {device}, and was to have none"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// How long the runtime may take from the word "start" to the job's first instruction, and how often it is looked.
@@ -305,6 +340,16 @@ mod tests {
         for bad in ["", "0 1\n", "0 x 1\n", "0 1 1 1\n"] {
             assert_eq!(host_ids(bad, 0, u32::MAX), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn devices_of_a_container_without_a_network() {
+        let head = "Inter-|   Receive  |  Transmit\n face |bytes packets|bytes packets\n";
+        let lo = format!("{head}    lo:       0       0    0    0\n");
+        assert_eq!(check_alone(&lo), Ok(()));
+        assert_eq!(check_alone(head), Ok(()));
+        let tap = format!("{lo}  tap0: 100       1    0    0\n");
+        assert!(check_alone(&tap).unwrap_err().contains("tap0"));
     }
 
     #[test]

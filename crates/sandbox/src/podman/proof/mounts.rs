@@ -116,7 +116,7 @@ fn is_expected(entry: &Entry<'_>, expected: &Expected) -> bool {
     }
     if beneath("/sys").is_some() {
         // With the host's network, podman can only show the host's /sys, with all that is mounted there.
-        return entry.has("ro") || expected.host_network;
+        return entry.has("ro") || expected.has_hosts_network();
     }
     if expected.read_only_root && SCRATCH.iter().any(|scratch| point == Path::new(scratch)) {
         return entry.kind == "tmpfs";
@@ -198,7 +198,7 @@ mod tests {
             "{RECORDED}204 185 0:9 / /sys/fs/cgroup/unified rw,relatime - cgroup2 none rw\n"
         );
         let host_network = Expected {
-            host_network: true,
+            network_mode: "host",
             ..expected()
         };
         assert_eq!(check(&sys, &host_network), Ok(()));
