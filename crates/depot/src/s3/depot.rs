@@ -1,18 +1,15 @@
 //! A bucket as a place for output, shared by all attempts of an agent.
-//!
-//! *Why threads of its own?* Signing hashes every byte, and a caller's event loop has reports to send meanwhile. Two threads
-//! are enough for a store on the same machine to be the slower one.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bryo_model::Amount;
-use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::client::Client;
 use super::headers::Rules;
+use super::loops::{Loops, Threads};
 use super::prefix::Prefix;
 use super::publish::{Publication, Uploaded};
 use super::settings::{S3Settings, S3Tuning};
@@ -23,7 +20,7 @@ use crate::{DepotError, OutputTree};
 #[derive(Clone)]
 pub struct S3Depot {
     inner: Arc<Inner>,
-    workers: Arc<Workers>,
+    threads: Arc<Threads>,
 }
 
 pub(crate) struct Inner {
@@ -35,17 +32,6 @@ pub(crate) struct Inner {
     pub(crate) lease: Duration,
     /// For messages.
     place: String,
-}
-
-/// The threads. Ended without being waited for: a depot may be dropped on an event loop.
-struct Workers(Option<Runtime>);
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 impl S3Depot {
@@ -66,13 +52,6 @@ impl S3Depot {
     #[expect(clippy::needless_pass_by_value, reason = "credentials are handed over")]
     pub fn tuned(settings: S3Settings, tuning: S3Tuning) -> Result<Self, DepotError> {
         let client = Client::new(&settings, &tuning)?;
-        let threads = Builder::new_multi_thread()
-            .worker_threads(tuning.threads.max(1))
-            .thread_name("bryo-s3")
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(|e| DepotError::io("start the threads of", "bryo-s3", e))?;
         let endpoint = settings.endpoint.trim_end_matches('/');
         Ok(Self {
             inner: Arc::new(Inner {
@@ -84,7 +63,7 @@ impl S3Depot {
                 place: format!("{endpoint}/{}/", settings.bucket),
                 rules: Arc::new(Rules::new(tuning.cache_rules)),
             }),
-            workers: Arc::new(Workers(Some(threads))),
+            threads: Arc::new(Threads::new(tuning.threads)),
         })
     }
 
@@ -105,19 +84,23 @@ impl S3Depot {
     /// [`DepotError::Right`] with the right that is missing, [`DepotError::Store`] for anything else.
     pub async fn check(&self) -> Result<(), DepotError> {
         let inner = Arc::clone(&self.inner);
-        self.on_workers(async move { inner.client.probe().await })
+        self.on_threads(|_| async move { inner.client.probe().await })
             .await
     }
 
-    async fn on_workers<T: Send + 'static>(
+    async fn on_threads<T: Send + 'static, F>(
         &self,
-        work: impl Future<Output = Result<T, DepotError>> + Send + 'static,
-    ) -> Result<T, DepotError> {
-        let Some(runtime) = &self.workers.0 else {
-            return Err(DepotError::Lost);
-        };
-        let task = AbortOnDropHandle::new(runtime.spawn(work));
-        task.await.map_err(|_| DepotError::Lost)?
+        work: impl FnOnce(Arc<Loops>) -> F,
+    ) -> Result<T, DepotError>
+    where
+        F: Future<Output = Result<T, DepotError>> + Send + 'static,
+    {
+        let loops = self.threads.get();
+        let loops = loops.map_err(|e| DepotError::io("start the threads of", "bryo-s3", e))?;
+        let task = loops.next().spawn(work(Arc::clone(&loops)));
+        let done = AbortOnDropHandle::new(task).await;
+        loops.keep();
+        done.map_err(|_| DepotError::Lost)?
     }
 }
 
@@ -162,12 +145,15 @@ impl S3Target {
         progress: Arc<dyn Fn(Amount) + Send + Sync>,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Uploaded, DepotError> {
-        let publication = Publication {
+        let publication = |loops| Publication {
             inner: Arc::clone(&self.depot.inner),
+            loops,
             prefix: self.prefix.clone(),
             tree: Arc::new(tree),
             progress,
         };
-        self.depot.on_workers(publication.run(stop)).await
+        self.depot
+            .on_threads(|loops| publication(loops).run(stop))
+            .await
     }
 }

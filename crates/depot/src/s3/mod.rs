@@ -13,6 +13,7 @@ mod fence;
 mod files;
 mod headers;
 mod hold;
+mod loops;
 mod others;
 mod parts;
 mod plan;

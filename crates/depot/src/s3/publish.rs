@@ -23,6 +23,7 @@ use super::client::Client;
 use super::depot::Inner;
 use super::files::Files;
 use super::hold::{Hold, Said};
+use super::loops::Loops;
 use super::others::{Others, told};
 use super::plan::{Phase, plan};
 use super::prefix::Prefix;
@@ -62,6 +63,7 @@ pub struct Uploaded {
 /// One publication under way.
 pub(crate) struct Publication {
     pub(crate) inner: Arc<Inner>,
+    pub(crate) loops: Arc<Loops>,
     pub(crate) prefix: Prefix,
     pub(crate) tree: Arc<OutputTree>,
     pub(crate) progress: Arc<dyn Fn(Amount) + Send + Sync>,
@@ -329,10 +331,11 @@ impl Publication {
                 }
                 let (uploads, begun) = (Arc::clone(&uploads), Arc::clone(begun));
                 let there = objects.tag(n);
-                running.spawn(async move {
+                let put = async move {
                     let became = uploads.file(n, there, begun.touch(phase)).await?;
                     Ok((n, became))
-                });
+                };
+                running.spawn_on(put, self.loops.next());
             }
             while !running.is_empty() {
                 counts.add(running.join_next().await, objects)?;
