@@ -22,14 +22,14 @@ impl Random {
     }
 }
 
-fn command(world: &World, source: &str) -> Command {
+fn command(world: &World, source: &str, network: &str) -> Command {
     let mut command = world.command();
     command
         .args([
             "run",
             source,
             "--network",
-            "none",
+            network,
             "--runtime",
             world.runtime().word(),
         ])
@@ -45,7 +45,7 @@ fn command(world: &World, source: &str) -> Command {
 /// After a whole run there is nothing of it, nor of those before it that were killed.
 fn the_next_one_leaves_nothing(world: &World) {
     let repository = world.path().join("succeeds");
-    let out = command(world, repository.to_str().unwrap())
+    let out = command(world, repository.to_str().unwrap(), "none")
         .stderr(Stdio::piped())
         .output()
         .unwrap();
@@ -86,13 +86,16 @@ stories! {
     fn killed_at_two_hundred_random_moments(world) {
         let repository = world.repository("succeeds");
         let source = repository.path().to_str().unwrap();
-        let since = Instant::now();
-        world.start_script(source, &[]).end().ended(0, "succeeded");
         // A little longer than a whole run, so that some moments lie after its end.
-        let whole = since.elapsed().as_nanos() * 5 / 4;
+        let ways = ["none", "isolated"].map(|network| {
+            let since = Instant::now();
+            assert!(command(world, source, network).status().unwrap().success());
+            (network, since.elapsed().as_nanos() * 5 / 4)
+        });
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         for round in 1..=200 {
-            let mut child = command(world, source).spawn().unwrap();
+            let (network, whole) = ways[round % 2];
+            let mut child = command(world, source, network).spawn().unwrap();
             // The moment is the test: nothing is waited for.
             let moment = (u128::from(random.next()) * whole) >> 64;
             std::thread::sleep(Duration::from_nanos(u64::try_from(moment).unwrap()));
@@ -152,7 +155,7 @@ stories! {
         let socket = world.path().join("silent.sock");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let repository = world.repository("succeeds");
-        let mut command = command(world, repository.path().to_str().unwrap());
+        let mut command = command(world, repository.path().to_str().unwrap(), "none");
         command.env("CONTAINER_HOST", format!("unix://{}", socket.display())).stderr(Stdio::piped());
         let out = command.output().unwrap();
         assert_eq!(out.status.code(), Some(3));
