@@ -34,8 +34,9 @@ cat <<END
 | from the start of the process until it is ready | $(median ready) ms |
 | resident memory while it waits | $(median rss) MiB |
 | of these its own, the rest is the program's text | $(median rss-own) MiB |
+| its own memory of the helper that it keeps, which has the same text | $(median rss-helper) MiB |
 | resident memory after ${ROUNDS:-30} jobs | $(median rss-after) MiB |
-| wake-ups per second while it waits, polling every 5 s | $(median wakes) |
+| wake-ups per second of both while they wait, polling every 5 s | $(median wakes) |
 | the program | $(median size) MiB |
 | a job that does nothing, from claim to report | $(median agent) ms |
 | the same by \`bryo run\`, the whole process | $(median run) ms |

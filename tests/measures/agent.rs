@@ -64,10 +64,12 @@ fn main() {
         status["host_ready"] == true
     });
     let process = PathBuf::from(format!("/proc/{}", agent.id()));
-    let switches = |process: &Path| field(process, "voluntary_ctxt_switches:");
-    let before = switches(&process);
+    let before = wakes(&process);
     std::thread::sleep(IDLE);
-    results.add("wakes", (switches(&process) - before) / IDLE.as_secs_f64());
+    results.add("wakes", (wakes(&process) - before) / IDLE.as_secs_f64());
+    let helpers = children(&process);
+    let helper: f64 = helpers.iter().map(|pid| field(pid, "RssAnon:")).sum();
+    results.add("rss-helper", helper / 1024.0);
     results.add("rss", field(&process, "VmRSS:") / 1024.0);
     results.add("rss-own", field(&process, "RssAnon:") / 1024.0);
     agent.stop();
@@ -101,6 +103,34 @@ fn main() {
         .len();
     #[expect(clippy::cast_precision_loss, reason = "a size in MiB")]
     results.add("size", size as f64 / f64::from(1 << 20));
+}
+
+/// What the agent has started and keeps.
+fn children(process: &Path) -> Vec<PathBuf> {
+    let tasks = fs::read_dir(process.join("task")).unwrap().flatten();
+    let pids = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap());
+    let pids: Vec<String> = pids
+        .flat_map(|pids| {
+            pids.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    pids.iter()
+        .map(|pid| Path::new("/proc").join(pid))
+        .collect()
+}
+
+/// How often its threads, and those of what it keeps, have woken up.
+fn wakes(process: &Path) -> f64 {
+    let mut all = children(process);
+    all.push(process.to_owned());
+    let tasks = all
+        .iter()
+        .flat_map(|process| fs::read_dir(process.join("task")).unwrap());
+    tasks
+        .map(|task| field(&task.unwrap().path(), "voluntary_ctxt_switches:"))
+        .sum()
 }
 
 fn process_of(agent: &bryo_stories::Agent<'_>) -> PathBuf {

@@ -5,6 +5,8 @@
 
 /// `bryo agent`.
 mod agent;
+/// Work on a stack of its own.
+mod apart;
 /// The command line, as data.
 mod args;
 /// `bryo cache` and `bryo gc`.
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
     hardening::harden();
     // Checkouts and published files are made for others to read, whatever the caller's umask is.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    let args = match args::parse() {
+    let args = match apart::apart(args::parse) {
         Ok(args) => args,
         Err(code) => return code.into(),
     };

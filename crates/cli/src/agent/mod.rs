@@ -13,6 +13,7 @@ use bryo_agent::Agent;
 use bryo_engine::Engine;
 use tokio::sync::mpsc;
 
+use crate::apart::apart;
 use crate::args::{AgentArgs, WorkArgs};
 use crate::config::{self, About, AgentConfig, Flags, Problem};
 use crate::exit_code::Exit;
@@ -36,7 +37,7 @@ pub(crate) fn main(args: AgentArgs) -> Exit {
 }
 
 fn work(args: WorkArgs) -> Exit {
-    let (config, levels) = match configuration(args.config.as_deref(), args.flags()) {
+    let (config, levels) = match apart(|| configuration(args.config.as_deref(), args.flags())) {
         Ok(Ok(read)) => read,
         Ok(Err(problems)) => {
             problems
