@@ -24,6 +24,8 @@ try() { if nc -w 3 "$1" "$2" < /dev/null > /dev/null 2>&1; then echo "$1:$2 open
 try 198.51.100.1 8080 > /output/reached
 try 10.0.2.2 8080 >> /output/reached
 try 169.254.169.254 80 >> /output/reached
+nslookup build.example > /output/name 2>&1
+if grep -q '203\.0\.113\.7' /output/name; then echo 'name known'; else echo 'name unknown'; fi >> /output/reached
 END
 git -C source add build.sh
 git -C source commit --quiet --message one
@@ -33,7 +35,7 @@ for ((i = 0; i < 100; i++)); do
 done
 
 job() { # job NAME WANTED OPTION... - WANTED: whether the guest's own address is reached
-  local name=network-$program-$runtime-$1 wanted="198.51.100.1:8080 $2 10.0.2.2:8080 closed 169.254.169.254:80 closed" rc
+  local name=network-$program-$runtime-$1 wanted="198.51.100.1:8080 $2 10.0.2.2:8080 closed 169.254.169.254:80 closed name known" rc
   shift 2
   bryo run source --image "oci-archive:$BED_PAYLOAD/busybox.tar" --output out --runtime "$runtime" --network isolated \
     --timeout 120s --json "$@" -- sh /repo/build.sh > "$BED_OUT/$name.json" 2> "$BED_OUT/$name.stderr"

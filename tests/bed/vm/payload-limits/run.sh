@@ -33,6 +33,16 @@ echo "      the filter is kept with ${filter:-no} bytes"
 ip link add world type dummy && ip address add 192.0.2.1/24 dev world && ip link set world up &&
   ip route add default via 192.0.2.254 || bad=1
 ip link add other type dummy && ip address add 198.51.100.1/24 dev other && ip link set other up || bad=1
+# A name server of the guest, to which every name is 203.0.113.7: the network programs ask the host's first one.
+perl -MSocket -e '
+  socket(my $s, PF_INET, SOCK_DGRAM, 0) and bind($s, pack_sockaddr_in(53, inet_aton("192.0.2.1"))) or die "no name server: $!";
+  while (defined(my $from = recv($s, my $question, 512, 0))) {
+    my $end = index($question, "\0", 12) + 5;
+    my $is_a = unpack("n", substr($question, $end - 4, 2)) == 1;
+    my $answer = $is_a ? pack("nnnNnC4", 0xc00c, 1, 1, 60, 4, 203, 0, 113, 7) : "";
+    send($s, pack("a2n5", $question, 0x8180, 1, $is_a ? 1 : 0, 0, 0) . substr($question, 12, $end - 12) . $answer, 0, $from);
+  }' &
+rm -f /etc/resolv.conf && echo 'nameserver 192.0.2.1' > /etc/resolv.conf || bad=1
 network="BED_OUT='$BED_OUT' BED_PAYLOAD='$BED_PAYLOAD' timeout 600 '$BED_PAYLOAD/network.sh'"
 away() { mv "$(command -v "$1")" "/root/$1"; }
 away pasta
