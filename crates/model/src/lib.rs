@@ -38,7 +38,9 @@ pub use limits::{
     ByteSize, Cpus, InvalidLimit, LimitPolicy, Limits, StageLimit, StopSignal, Weight,
     parse_duration,
 };
-pub use network::{Destination, Egress, InvalidDestination, NetworkMode, Protocol};
+pub use network::{
+    Destination, Egress, InvalidDestination, METADATA_SERVICES, NetworkMode, Protocol,
+};
 pub use report::{Blame, LimitsInForce, Pressure, Report, ResourceUse, StageTime};
 pub use secret::Secret;
 pub use source::{GitRef, GitUrl, InvalidSource, Scheme, SourceLocation, SourceSpec, SubDir};

@@ -1,7 +1,7 @@
 //! What a job can reach.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -90,6 +90,25 @@ pub struct Destination {
 )]
 pub struct InvalidDestination(String);
 
+/// Where clouds have services that give a guest's own credentials to whoever asks, outside of the link-local ranges: Alibaba,
+/// Azure, Oracle; AWS, Google and Oracle over IPv6.
+pub const METADATA_SERVICES: [IpNet; 6] = [
+    v4(Ipv4Addr::new(100, 100, 100, 200)),
+    v4(Ipv4Addr::new(168, 63, 129, 16)),
+    v4(Ipv4Addr::new(192, 0, 0, 192)),
+    v6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0), 32),
+    v6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128),
+    v6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe), 128),
+];
+
+const fn v4(address: Ipv4Addr) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(address, 32))
+}
+
+const fn v6(address: Ipv6Addr, prefix: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(address, prefix))
+}
+
 /// Bits in front of an IPv4 address that is written as an IPv6 one, and of one that a translator serves.
 const EMBEDDING: u8 = 96;
 
@@ -97,6 +116,16 @@ const EMBEDDING: u8 = 96;
 const TRANSLATED: u128 = 0x0064_ff9b << 96;
 
 impl Destination {
+    /// All ports of these addresses.
+    #[must_use]
+    pub const fn network(network: IpNet) -> Self {
+        Self {
+            network,
+            ports: None,
+            protocol: None,
+        }
+    }
+
     /// All ports of one address.
     #[must_use]
     pub fn address(address: IpAddr) -> Self {

@@ -7,14 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Services of clouds that give a guest's own credentials to whoever asks, outside of the link-local ranges: AWS over
-/// IPv6, Alibaba, Azure, Oracle.
-const METADATA: [IpAddr; 4] = [
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-];
+use bryo_model::METADATA_SERVICES;
 
 /// Why an address is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +35,7 @@ impl fmt::Display for Closed {
 
 /// Why this address is closed, if it is.
 pub(crate) fn closed(address: IpAddr) -> Option<Closed> {
-    if METADATA.contains(&address.to_canonical()) {
+    if is_metadata(address.to_canonical()) {
         return Some(Closed::Metadata);
     }
     match address {
@@ -50,11 +43,15 @@ pub(crate) fn closed(address: IpAddr) -> Option<Closed> {
         IpAddr::V6(v6) => embedded(v6).map_or_else(
             || closed_v6(v6),
             |v4| {
-                let metadata = METADATA.contains(&v4.into()).then_some(Closed::Metadata);
+                let metadata = is_metadata(v4.into()).then_some(Closed::Metadata);
                 metadata.or_else(|| closed_v4(v4))
             },
         ),
     }
+}
+
+fn is_metadata(address: IpAddr) -> bool {
+    METADATA_SERVICES.iter().any(|net| net.contains(&address))
 }
 
 fn closed_v4(address: Ipv4Addr) -> Option<Closed> {
@@ -119,6 +116,7 @@ mod tests {
             ("fe80::1", Some(Closed::LinkLocal)),
             ("fd00:ec2::254", Some(Closed::Metadata)),
             ("100.100.100.200", Some(Closed::Metadata)),
+            ("fd20:ce::254", Some(Closed::Metadata)),
             ("::ffff:168.63.129.16", Some(Closed::Metadata)),
             ("64:ff9b::a83f:8110", Some(Closed::Metadata)),
             ("0.0.0.0", Some(Closed::NoHost)),

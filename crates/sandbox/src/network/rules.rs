@@ -7,23 +7,15 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
-use bryo_model::{Destination, Protocol};
+use bryo_model::{Destination, METADATA_SERVICES, Protocol};
 use nix::ifaddrs::getifaddrs;
 
 use crate::{Network, SandboxError};
 
-/// Where clouds keep their metadata services, and everything link-local: closed to every job.
+/// Everything link-local: closed to every job, as the metadata services of clouds are.
 ///
 /// `fe80::/10` as a destination of jobs does not touch neighbour discovery, for which the kernel asks no rule.
-const METADATA: [&str; 7] = [
-    "169.254.0.0/16",
-    "100.100.100.200",
-    "168.63.129.16",
-    "fe80::/10",
-    "fd00:ec2::/32",
-    "fd20:ce::254",
-    "fd00:c1::a9fe:a9fe",
-];
+const LINK_LOCAL: [&str; 2] = ["169.254.0.0/16", "fe80::/10"];
 
 /// Where a network's own translators (NAT64) serve IPv4 (RFC 8215). Which part of it stands for an address that is closed
 /// is the network's choice, so all of it is.
@@ -91,9 +83,10 @@ fn list(network: &Network, dns: Ipv4Addr, own: &[IpAddr]) -> Vec<Rule> {
         closed(dns),
     ];
     let own = own.iter().copied().map(Destination::address);
-    let refused = METADATA
+    let refused = LINK_LOCAL
         .iter()
         .filter_map(fixed)
+        .chain(METADATA_SERVICES.map(Destination::network))
         .chain(network.closed.iter().copied())
         .chain(own)
         .chain(network.egress.deny.iter().copied());
@@ -323,13 +316,14 @@ mod tests {
             "closed 64:ff9b::a9fe:0/112",
             "closed 64:ff9b::6464:64c8",
             "closed 64:ff9b::a83f:8110",
+            "closed 64:ff9b::c000:c0",
             "closed [64:ff9b::c633:6400/120]:25/tcp",
             "closed 64:ff9b:1::/48",
         ] {
             assert!(at(closed) < opened, "{closed}");
         }
         let translated = told.iter().filter(|text| text.contains("64:ff9b::"));
-        assert_eq!(translated.count(), 5, "{told:?}");
+        assert_eq!(translated.count(), 6, "{told:?}");
     }
 
     #[test]
