@@ -6,7 +6,6 @@
 //! - `GET /metrics`: counters in the OpenMetrics text format
 
 use std::convert::Infallible;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -30,7 +29,7 @@ use tokio::sync::Semaphore;
 use crate::error::AgentError;
 use crate::metrics::Now;
 use crate::shared::{Phase, Shared, lock};
-use crate::{Listen, watermark};
+use crate::{Listen, socket, watermark};
 
 /// Connections at one time; more wait.
 const ABREAST: usize = 32;
@@ -62,10 +61,7 @@ async fn tcp(address: SocketAddr) -> io::Result<Listener> {
 }
 
 fn unix(path: &Path) -> io::Result<Listener> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
+    socket::clear(path)?;
     UnixListener::bind(path).map(Listener::Unix)
 }
 

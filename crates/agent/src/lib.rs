@@ -36,6 +36,7 @@ mod recover;
 mod settings;
 mod shared;
 mod slots;
+mod socket;
 mod store;
 mod watermark;
 mod work;

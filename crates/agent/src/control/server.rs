@@ -15,6 +15,7 @@ use super::wire::{Alarm, FeedStatus, JobLine, Request, Response, RunningJob, Sta
 use crate::agent::Order;
 use crate::error::{AgentError, chain};
 use crate::shared::{Phase, Shared, lock};
+use crate::socket;
 use crate::store::{JobRow, Record};
 
 /// A request is one short line.
@@ -36,10 +37,7 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, AgentError> {
             .create(dir)
             .map_err(failed)?;
     }
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
-        _ => {}
-    }
+    socket::clear(path).map_err(failed)?;
     let listener = UnixListener::bind(path).map_err(failed)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(listener)
