@@ -4,8 +4,11 @@
 //! one: a token that is refused, a server that is away for a week, an answer that makes no sense are reasons to wait.
 //!
 //! When to try again is kept in memory, by a clock that does not jump. After a restart everything is tried at once.
+//!
+//! A store that cannot be written to keeps nobody from being told: what it should know is kept in memory until it can be
+//! written down. What is lost of that with the process is told once more, and the feed answers that it knows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ use crate::backoff::{Backoff, after};
 use crate::error::chain;
 use crate::feed::Answer;
 use crate::shared::{FeedState, Shared, Trouble};
-use crate::store::StoreError;
+use crate::store::{Parcel, StoreError};
 
 /// How many results are on their way to one feed at one time.
 const ABREAST: usize = 4;
@@ -43,6 +46,15 @@ enum Outcome {
     Store(StoreError),
 }
 
+/// What is known of a row and could not be written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Unwritten {
+    /// How often it was tried beyond what its row says.
+    tries: u32,
+    /// Its feed knows the result, and the row should be gone.
+    told: bool,
+}
+
 /// How an outbox comes to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
@@ -59,7 +71,8 @@ struct Outbox {
     due: BTreeSet<(Instant, i64)>,
     /// The newest row that is known.
     newest: i64,
-    sending: JoinSet<(i64, Outcome)>,
+    sending: JoinSet<(i64, Unwritten, Outcome)>,
+    unwritten: BTreeMap<i64, Unwritten>,
     backoff: Backoff,
     /// Nothing is sent before this.
     closed_until: Option<Instant>,
@@ -91,7 +104,7 @@ pub(crate) async fn run(
         tokio::select! {
             Some(done) = outbox.sending.join_next() => {
                 match done {
-                    Ok((seq, outcome)) => outbox.settle(seq, outcome),
+                    Ok((seq, unwritten, outcome)) => outbox.settle(seq, unwritten, outcome),
                     // Nobody knows which it was: the store does.
                     Err(_) => outbox.begin_anew(),
                 }
@@ -119,6 +132,7 @@ impl Outbox {
             due: BTreeSet::new(),
             newest: 0,
             sending: JoinSet::new(),
+            unwritten: BTreeMap::new(),
             backoff: Backoff::new(AWAY.0, AWAY.1),
             closed_until: None,
             failures: BTreeSet::new(),
@@ -179,8 +193,11 @@ impl Outbox {
                 Some((at, _)) if at <= now => {
                     if let Some((_, seq)) = self.due.pop_first() {
                         let (shared, feed) = (Arc::clone(&self.shared), Arc::clone(&self.feed));
-                        self.sending
-                            .spawn(async move { (seq, send(&shared, &feed, seq).await) });
+                        let mut unwritten = self.unwritten.get(&seq).copied().unwrap_or_default();
+                        self.sending.spawn(async move {
+                            let outcome = send(&shared, &feed, seq, &mut unwritten).await;
+                            (seq, unwritten, outcome)
+                        });
                     }
                 }
                 Some((at, _)) => return Some(at),
@@ -190,17 +207,24 @@ impl Outbox {
         None
     }
 
-    fn settle(&mut self, seq: i64, outcome: Outcome) {
+    fn settle(&mut self, seq: i64, unwritten: Unwritten, outcome: Outcome) {
         let now = Instant::now();
         let trouble = Trouble::Outbox(self.feed.name.clone());
-        match outcome {
-            Outcome::Done => {
-                self.backoff.reset();
-                self.failures.remove(&seq);
-                if self.failures.is_empty() {
-                    self.shared.mended(&trouble);
-                }
+        let is_done = matches!(outcome, Outcome::Done);
+        if is_done || unwritten == Unwritten::default() {
+            self.unwritten.remove(&seq);
+        } else {
+            self.unwritten.insert(seq, unwritten);
+        }
+        if is_done || unwritten.told {
+            self.backoff.reset();
+            self.failures.remove(&seq);
+            if self.failures.is_empty() {
+                self.shared.mended(&trouble);
             }
+        }
+        match outcome {
+            Outcome::Done => {}
             Outcome::Smaller => {
                 self.due.insert((now, seq));
             }
@@ -226,13 +250,39 @@ impl Outbox {
     }
 }
 
-async fn send(shared: &Shared, feed: &FeedState, seq: i64) -> Outcome {
-    let parcel = match shared.store.send_off(seq).await {
-        Ok(Some(parcel)) => parcel,
-        // A newer job with its id has taken its place.
-        Ok(None) => return Outcome::Done,
-        Err(error) => return Outcome::Store(error),
-    };
+async fn send(shared: &Shared, feed: &FeedState, seq: i64, unwritten: &mut Unwritten) -> Outcome {
+    if !unwritten.told {
+        let before = unwritten.tries;
+        let parcel = match shared.store.send_off(seq).await {
+            Err(error) if !matches!(error, StoreError::Gone) => {
+                shared.trouble(Trouble::Store, chain(&error));
+                unwritten.tries = unwritten.tries.saturating_add(1);
+                shared.store.parcel(seq).await
+            }
+            other => other,
+        };
+        let parcel = match parcel {
+            Ok(Some(parcel)) => Parcel {
+                tries: parcel.tries.saturating_add(before),
+                ..parcel
+            },
+            // A newer job with its id has taken its place.
+            Ok(None) => return Outcome::Done,
+            Err(error) => return Outcome::Store(error),
+        };
+        if let Some(outcome) = tell(shared, feed, &parcel).await {
+            return outcome;
+        }
+        unwritten.told = true;
+    }
+    match shared.store.delivered(seq).await {
+        Ok(()) => Outcome::Done,
+        Err(error) => Outcome::Store(error),
+    }
+}
+
+/// `None` when the feed knows it.
+async fn tell(shared: &Shared, feed: &FeedState, parcel: &Parcel) -> Option<Outcome> {
     let (job, build, tries) = (parcel.job, &*parcel.feed_job, parcel.tries);
     let done = match feed.feed().report(build, parcel.body.clone()).await {
         Answer::Known => "told",
@@ -243,130 +293,40 @@ async fn send(shared: &Shared, feed: &FeedState, seq: i64) -> Outcome {
         }
         Answer::Forgotten => "not known to the feed any more",
         Answer::Refused => {
-            return Outcome::Away(
+            return Some(Outcome::Away(
                 "the server refuses the token; results are kept until it takes one".to_owned(),
-            );
+            ));
         }
-        Answer::TooLarge => return shrink(shared, feed, seq, &parcel.body, tries).await,
-        Answer::Away(why) => return Outcome::Away(why),
-        Answer::Failed(why) if tries >= 3 && why.starts_with('4') => {
-            // What the server does not understand may be the log; the verdict alone is worth telling.
-            return match shrink(shared, feed, seq, &parcel.body, tries).await {
+        Answer::TooLarge => return Some(shrink(shared, feed, parcel).await),
+        Answer::Away(why) => return Some(Outcome::Away(why)),
+        // What the server does not understand may be the log; the verdict alone is worth telling.
+        Answer::NotUnderstood(why) if tries >= 3 => {
+            return Some(match shrink(shared, feed, parcel).await {
                 Outcome::Stubborn(tries, _) => Outcome::Stubborn(tries, why),
                 other => other,
-            };
+            });
         }
-        Answer::Failed(why) => return Outcome::Stubborn(tries, why),
+        Answer::NotUnderstood(why) | Answer::Failed(why) => {
+            return Some(Outcome::Stubborn(tries, why));
+        }
     };
     tracing::info!(%job, feed = %feed.name, build, "{done}");
     shared.metrics.delivered(&feed.name);
-    match shared.store.delivered(seq).await {
-        Ok(()) => Outcome::Done,
-        Err(error) => Outcome::Store(error),
-    }
+    None
 }
 
-async fn shrink(shared: &Shared, feed: &FeedState, seq: i64, body: &str, tries: u32) -> Outcome {
-    match feed.feed().smaller(body) {
-        Some(less) => match shared.store.replace_body(seq, less).await {
+async fn shrink(shared: &Shared, feed: &FeedState, parcel: &Parcel) -> Outcome {
+    match feed.feed().smaller(&parcel.body) {
+        Some(less) => match shared.store.replace_body(parcel.seq, less).await {
             Ok(()) => Outcome::Smaller,
             Err(error) => Outcome::Store(error),
         },
         None => Outcome::Stubborn(
-            tries,
+            parcel.tries,
             "the server says that the result is too large, even without a log".to_owned(),
         ),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tests::server::{self, Server};
-    use crate::tests::{Bed, anywhere};
-
-    /// Has the table of results be there or not: a store that cannot be read.
-    async fn set_readable(bed: &Bed, readable: bool) {
-        let (from, to) = if readable {
-            ("gone", "outbox")
-        } else {
-            ("outbox", "gone")
-        };
-        let rename = format!("ALTER TABLE {from} RENAME TO {to}");
-        let rename = move |db: &rusqlite::Connection| db.execute_batch(&rename);
-        bed.shared.store.look(rename).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_store_that_could_not_be_read_is_read_again() {
-        let server = Server::start(anywhere(), Box::new(server::known)).await;
-        let bed = Bed::new(server.address);
-        bed.ended(3).await;
-        set_readable(&bed, false).await;
-        let feed = Arc::clone(bed.feed());
-        let task = tokio::spawn(run(
-            Arc::clone(&bed.shared),
-            feed,
-            watch::channel(Until::Cancelled).1,
-        ));
-        let mut troubles = bed.shared.troubles.subscribe();
-        let told = troubles.wait_for(|all| all.contains_key(&Trouble::Store));
-        drop(told.await.unwrap());
-        assert!(server.asked().is_empty());
-        set_readable(&bed, true).await;
-        // Nobody rings.
-        let all = tokio::time::timeout(STUBBORN.0 * 5, async {
-            while bed.depth().await > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        all.await.unwrap();
-        task.abort();
-        assert_eq!(server.asked().len(), 3);
-    }
-
-    /// A task that is lost has taken its row out of what is due.
-    #[tokio::test]
-    async fn after_a_task_that_was_lost_every_row_is_looked_for_again() {
-        let server = Server::start(anywhere(), Box::new(server::known)).await;
-        let bed = Bed::new(server.address);
-        bed.ended(3).await;
-        let mut outbox = Outbox::new(Arc::clone(&bed.shared), Arc::clone(bed.feed()));
-        outbox.look().await;
-        assert_eq!(outbox.due.len(), 3);
-        outbox.due.pop_first();
-        outbox.look().await;
-        assert_eq!(outbox.due.len(), 2, "it is not new");
-        outbox.begin_anew();
-        assert!(outbox.look_at.is_some_and(|at| at <= Instant::now()));
-        outbox.look().await;
-        assert_eq!(outbox.due.len(), 3);
-    }
-
-    /// A server that answers late has the result all the same.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-    async fn what_is_on_its_way_at_the_end_is_told_once() {
-        let (asked, mut was_asked) = tokio::sync::mpsc::unbounded_channel();
-        let (answer, may_answer) = std::sync::mpsc::channel::<()>();
-        let may_answer = std::sync::Mutex::new(may_answer);
-        let late = move |request: &server::Asked| {
-            let _ = asked.send(());
-            let _ = may_answer.lock().unwrap().recv();
-            server::known(request)
-        };
-        let server = Server::start(anywhere(), Box::new(late)).await;
-        let bed = Bed::new(server.address);
-        bed.ended(1).await;
-        let (until, end) = watch::channel(Until::Cancelled);
-        let feed = Arc::clone(bed.feed());
-        let task = tokio::spawn(run(Arc::clone(&bed.shared), feed, end));
-        was_asked.recv().await.unwrap();
-        until.send(Until::Flushed).unwrap();
-        drop(answer);
-        tokio::time::timeout(STUBBORN.0 * 5, task)
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!((server.asked().len(), bed.depth().await), (1, 0));
-    }
-}
+mod tests;

@@ -55,6 +55,8 @@ pub(crate) enum Answer {
     Away(String),
     /// The feed cannot do it for this job.
     Failed(String),
+    /// The feed says of itself that it does not understand what it is told of this job; that may be for the log in it.
+    NotUnderstood(String),
 }
 
 /// How a job ended, for its feed.

@@ -235,7 +235,7 @@ async fn tell(feed: &FeedState, feed_job: &str, body: &mut String) -> bool {
             }
             false
         }
-        Answer::Refused | Answer::Away(_) | Answer::Failed(_) => false,
+        Answer::Refused | Answer::Away(_) | Answer::Failed(_) | Answer::NotUnderstood(_) => false,
     }
 }
 

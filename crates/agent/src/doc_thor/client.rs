@@ -131,23 +131,6 @@ impl Client {
                     Answer::Away(format!("{status}, but not the build {id}"))
                 }
             }
-            StatusCode::CONFLICT => {
-                let (text, _) = error_text(&mut response).await;
-                if text == NOT_RUNNING {
-                    Answer::KnownBefore
-                } else {
-                    Answer::Failed(format!("{status}: {text}"))
-                }
-            }
-            StatusCode::NOT_FOUND => {
-                // Of a proxy that does not know the way, or of the server that does not know the build.
-                let (text, is_ours) = error_text(&mut response).await;
-                if is_ours && text == NO_BUILD {
-                    Answer::Forgotten
-                } else {
-                    Answer::Away(format!("{status}, not from a doc-thor server: {text}"))
-                }
-            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Answer::Refused,
             StatusCode::PAYLOAD_TOO_LARGE => Answer::TooLarge,
             StatusCode::TOO_MANY_REQUESTS
@@ -155,6 +138,10 @@ impl Client {
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => Answer::Away(answered(status, &response)),
             status if status.is_redirection() => Answer::Away(answered(status, &response)),
+            status if status.is_client_error() => {
+                let (text, is_ours) = error_text(&mut response).await;
+                refusal(status, &text, is_ours)
+            }
             _ => {
                 let (text, _) = error_text(&mut response).await;
                 Answer::Failed(format!("{status}: {text}"))
@@ -169,6 +156,22 @@ impl Client {
             .request(method, url)
             .header(AUTHORIZATION, self.token.clone())
             .header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
+    }
+}
+
+/// What a refusal of a report means, if these are the server's own words. A proxy that does not know the way, or does not
+/// let it be gone, says nothing of the build and nothing of its log: the server is away behind it.
+fn refusal(status: StatusCode, text: &str, is_ours: bool) -> Answer {
+    match status {
+        StatusCode::CONFLICT if is_ours && text == NOT_RUNNING => Answer::KnownBefore,
+        StatusCode::NOT_FOUND if is_ours && text == NO_BUILD => Answer::Forgotten,
+        _ if !is_ours || status == StatusCode::NOT_FOUND => {
+            Answer::Away(format!("{status}, not from a doc-thor server: {text}"))
+        }
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
+            Answer::NotUnderstood(format!("{status}: {text}"))
+        }
+        _ => Answer::Failed(format!("{status}: {text}")),
     }
 }
 

@@ -30,6 +30,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 pub(crate) use jobs::{Ending, JobRow, NewJob, Record, Took};
+pub(crate) use outbox::Parcel;
 
 /// The database could not do what was asked; nothing of it was done.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! The table of results that a feed does not know yet.
 
 use bryo_model::JobId;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::jobs::parsed;
 use super::{Durability, Store, StoreError};
@@ -48,18 +48,7 @@ impl Store {
     /// One of them, marked as tried once more; `None` when it need not be told any more.
     pub(crate) async fn send_off(&self, seq: i64) -> Result<Option<Parcel>, StoreError> {
         self.change(Durability::Process, move |tx| {
-            let parcel = tx
-                .prepare_cached("SELECT job, feed_job, body, tries FROM outbox WHERE seq = ?1")?
-                .query_row([seq], |row| {
-                    Ok(Parcel {
-                        seq,
-                        job: parsed(row, 0)?,
-                        feed_job: row.get(1)?,
-                        body: row.get(2)?,
-                        tries: row.get(3)?,
-                    })
-                })
-                .optional()?;
+            let parcel = parcel(tx, seq)?;
             tx.execute(
                 "UPDATE outbox SET tries = tries + 1 WHERE seq = ?1",
                 params![seq],
@@ -67,6 +56,11 @@ impl Store {
             Ok(parcel)
         })
         .await
+    }
+
+    /// The same without the mark, for a disk that is full.
+    pub(crate) async fn parcel(&self, seq: i64) -> Result<Option<Parcel>, StoreError> {
+        self.look(move |db| parcel(db, seq)).await
     }
 
     /// It is told in other words.
@@ -89,4 +83,18 @@ impl Store {
         })
         .await
     }
+}
+
+fn parcel(db: &Connection, seq: i64) -> rusqlite::Result<Option<Parcel>> {
+    db.prepare_cached("SELECT job, feed_job, body, tries FROM outbox WHERE seq = ?1")?
+        .query_row([seq], |row| {
+            Ok(Parcel {
+                seq,
+                job: parsed(row, 0)?,
+                feed_job: row.get(1)?,
+                body: row.get(2)?,
+                tries: row.get(3)?,
+            })
+        })
+        .optional()
 }

@@ -105,7 +105,7 @@ impl Bed {
         self.shared.store.outbox_depth().await.unwrap()
     }
 
-    async fn until_empty(&self) {
+    pub(crate) async fn until_empty(&self) {
         while self.depth().await > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -207,14 +207,23 @@ impl Clock {
         let step = Duration::from_secs(5);
         let mut passed = Duration::ZERO;
         while passed < time {
-            tokio::time::advance(step).await;
             passed += step;
-            for _ in 0..3 {
-                bed.depth().await;
-                tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_micros(500)))
-                    .await
-                    .unwrap();
-            }
+            self.jump(bed, step).await;
+        }
+    }
+
+    /// The same in one step.
+    pub(crate) async fn jump(&self, bed: &Bed, time: Duration) {
+        tokio::time::advance(time).await;
+        self.settle(bed).await;
+    }
+
+    pub(crate) async fn settle(&self, bed: &Bed) {
+        for _ in 0..3 {
+            bed.depth().await;
+            tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_micros(500)))
+                .await
+                .unwrap();
         }
     }
 }
