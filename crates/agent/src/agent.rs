@@ -521,8 +521,9 @@ async fn watchdog(shared: Arc<Shared>, every: Duration) {
 }
 
 /// Forgets what nobody needs to know any more.
-async fn tidy(shared: Arc<Shared>) {
+pub(crate) async fn tidy(shared: Arc<Shared>) {
     loop {
+        intake::forget_lost(&shared);
         let history = i64::try_from(shared.settings().history.as_millis()).unwrap_or(i64::MAX);
         let before = now_ms().saturating_sub(history);
         if let Err(error) = shared.store.forget(before, MOST_REMEMBERED).await {

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bryo_model::{JobId, Stage, Verdict};
+use jiff::Timestamp;
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 
 use crate::backoff::{Backoff, jittered};
 use crate::error::chain;
 use crate::feed::{Ended, NoJob, Offer};
-use crate::shared::{FeedState, Phase, Shared, Trouble, lock, new_id, now_ms};
+use crate::shared::{FeedState, Lost, Phase, Shared, Trouble, lock, new_id, now_ms};
 use crate::store::{NewJob, Took};
 use crate::watermark::{self, Short};
 use crate::work::{self, Room, Taken};
@@ -22,6 +24,10 @@ const AWAY: Duration = Duration::from_secs(60);
 
 /// Between two looks at a disk that is full, unless a collection ends sooner: collections have a pause between them.
 const SPACE: Duration = Duration::from_secs(10);
+
+/// How long an alarm of a lost claim is kept after the last one. Whether it gave a job away is known to the server alone, so
+/// nothing but time ends it; each has its line in the log, and counts in the metrics.
+const LOST: Duration = Duration::from_secs(24 * 3600);
 
 /// Asks until the agent takes no more jobs.
 pub(crate) async fn run(shared: Arc<Shared>, feed: Arc<FeedState>) {
@@ -206,7 +212,7 @@ async fn lost(shared: &Arc<Shared>, feed: &Arc<FeedState>, feed_job: Option<Stri
     feed.asked(&*text);
     shared.metrics.lost(&feed.name);
     let Some(feed_job) = feed_job else {
-        shared.trouble(Trouble::LostClaim(feed.name.clone()), text);
+        alarm(shared, feed, &text);
         return;
     };
     tracing::warn!(feed = %feed.name, build = feed_job, "{text}; it is reported as failed");
@@ -228,6 +234,32 @@ async fn lost(shared: &Arc<Shared>, feed: &Arc<FeedState>, feed_job: Option<Stri
         // It runs: the server has said its id in an answer that was no claim.
         Ok(Took::Already(_)) => {}
         Err(error) => work::give_back(shared, feed, new, &error).await,
+    }
+}
+
+/// The number is another one each time, so each of them is in the log.
+fn alarm(shared: &Shared, feed: &FeedState, text: &str) {
+    let count = {
+        let mut lost = lock(&feed.lost);
+        lost.count += 1;
+        lost.last = Some(Instant::now());
+        lost.count
+    };
+    let at = Timestamp::from_millisecond(now_ms()).unwrap_or_default();
+    let text = format!(
+        "{text} (number {count} of late, at {at:.0}); trigger builds again that the server shows as running and no agent runs"
+    );
+    shared.trouble(Trouble::LostClaim(feed.name.clone()), text);
+}
+
+/// Ends the alarms of claims that were lost long ago.
+pub(crate) fn forget_lost(shared: &Shared) {
+    for feed in &shared.feeds {
+        let mut lost = lock(&feed.lost);
+        if lost.last.is_some_and(|last| last.elapsed() >= LOST) {
+            *lost = Lost::default();
+            shared.mended(&Trouble::LostClaim(feed.name.clone()));
+        }
     }
 }
 

@@ -74,6 +74,14 @@ pub(crate) struct FeedState {
     pub(crate) changed: Notify,
     /// When it was last asked for a job, and what came of it.
     pub(crate) last: Mutex<Option<(Instant, String)>>,
+    pub(crate) lost: Mutex<Lost>,
+}
+
+/// Claims whose answers were lost, since the last day without one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lost {
+    pub(crate) count: u64,
+    pub(crate) last: Option<tokio::time::Instant>,
 }
 
 impl FeedState {
@@ -86,6 +94,7 @@ impl FeedState {
             outbox_bell: Notify::new(),
             changed: Notify::new(),
             last: Mutex::new(None),
+            lost: Mutex::default(),
         }
     }
 
@@ -134,7 +143,7 @@ pub(crate) enum Trouble {
     Feed(FeedName),
     /// A feed cannot be told results.
     Outbox(FeedName),
-    /// A job was given away and could not be read.
+    /// Jobs may have been given away in answers that could not be read.
     LostClaim(FeedName),
     /// There are jobs of a feed that is not configured.
     UnknownFeed(String),

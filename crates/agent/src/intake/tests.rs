@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::*;
+use crate::agent::tidy;
 use crate::collector;
 use crate::feed::Feed;
 use crate::recover;
@@ -230,4 +231,48 @@ async fn a_job_that_could_not_be_recorded_is_recorded_later() {
         ("17", Some("infrastructure"))
     );
     assert!(row.reason.unwrap().contains("could not record the build"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_claims_are_counted_and_an_alarm_for_a_day() {
+    let (_server, bed) = bed(server::known).await;
+    let shared = &bed.shared;
+    let clock = Clock::hold();
+    let tidy = tokio::spawn(tidy(Arc::clone(shared)));
+    clock.settle(&bed).await;
+    let alarm = || {
+        let troubles = shared.troubles.borrow();
+        troubles
+            .get(&Trouble::LostClaim(bed.feed().name.clone()))
+            .cloned()
+    };
+    assert_eq!(alarm(), None);
+    let mut told = shared.troubles.subscribe();
+    for n in 1..=3 {
+        lost(shared, bed.feed(), None, "it broke off").await;
+        assert!(told.has_changed().unwrap(), "each is told");
+        told.mark_unchanged();
+        let text = alarm().unwrap();
+        let now = Timestamp::from_millisecond(now_ms()).unwrap().to_string();
+        assert!(
+            text.contains("it broke off") && text.contains(&format!("number {n}")),
+            "{text}"
+        );
+        assert!(
+            text.contains(now.split('T').next().unwrap()) && text.contains("trigger"),
+            "{text}"
+        );
+    }
+    clock.jump(&bed, LOST - Duration::from_secs(60)).await;
+    lost(shared, bed.feed(), None, "it broke off").await;
+    clock.jump(&bed, LOST - Duration::from_secs(60)).await;
+    assert!(
+        alarm().unwrap().contains("number 4"),
+        "a day from the last one"
+    );
+    clock.jump(&bed, Duration::from_secs(2 * 3600)).await;
+    assert_eq!(alarm(), None);
+    lost(shared, bed.feed(), None, "it broke off").await;
+    assert!(alarm().unwrap().contains("number 1"));
+    tidy.abort();
 }
