@@ -1,5 +1,6 @@
 //! Jobs that an earlier process of this agent has taken and not brought to an end.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bryo_model::{Stage, Verdict};
@@ -19,18 +20,23 @@ const ATTEMPTS: u32 = 2;
 pub(crate) async fn run(shared: &Arc<Shared>) -> Result<(), AgentError> {
     let rows = shared.store.open_jobs().await?;
     let mut queue = Vec::new();
+    let mut unknown: BTreeMap<String, Untold> = BTreeMap::new();
     for row in rows {
         let Some(feed) = shared.feed(&row.feed).map(Arc::clone) else {
-            let text = format!(
-                "there are jobs of the feed {:?}, which is not configured; nobody can be told what became of them",
-                row.feed
-            );
-            shared.trouble(Trouble::UnknownFeed(row.feed), text);
+            unknown.entry(row.feed).or_default().jobs += 1;
             continue;
         };
         if let Some(taken) = one(shared, &feed, row).await {
             queue.push((feed, taken));
         }
+    }
+    for (feed, results) in shared.store.waiting_by_feed().await? {
+        if shared.feed(&feed).is_none() {
+            unknown.entry(feed).or_default().results = results;
+        }
+    }
+    for (feed, untold) in unknown {
+        shared.trouble(Trouble::UnknownFeed(feed.clone()), untold.of(&feed));
     }
     let shared = Arc::clone(shared);
     shared.workers.clone().spawn(async move {
@@ -44,6 +50,24 @@ pub(crate) async fn run(shared: &Arc<Shared>) -> Result<(), AgentError> {
         shared.recovered.send_replace(true);
     });
     Ok(())
+}
+
+/// What a feed that is not configured cannot be told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Untold {
+    /// Jobs without an end.
+    jobs: i64,
+    results: i64,
+}
+
+impl Untold {
+    fn of(self, feed: &str) -> String {
+        let Self { jobs, results } = self;
+        format!(
+            "the feed {feed:?} is not configured, and its server is to be told of {jobs} jobs that were cut short and \
+             {results} results; they are kept: start the agent with this feed once more, until they are told"
+        )
+    }
 }
 
 /// Gives them slots in the order in which they were taken, before any new job gets one.
@@ -183,6 +207,35 @@ mod tests {
             }
         };
         timeout(LONG, recorded).await.unwrap();
+    }
+
+    /// A feed that was renamed, or taken out of the configuration too early.
+    #[tokio::test]
+    async fn what_a_feed_that_is_gone_is_to_be_told_is_an_alarm() {
+        let bed = Bed::new(([127, 0, 0, 1], 1).into());
+        bed.ended(3).await;
+        taken(&bed, "17").await;
+        run(&bed.shared).await.unwrap();
+        assert!(bed.shared.troubles.borrow().is_empty());
+        let rename = |db: &rusqlite::Connection| {
+            db.execute_batch(
+                "UPDATE outbox SET feed = 'old'; UPDATE jobs SET feed = 'older' WHERE feed_job = '17'",
+            )
+        };
+        bed.shared.store.look(rename).await.unwrap();
+        run(&bed.shared).await.unwrap();
+        let troubles = bed.shared.troubles.borrow().clone();
+        for (feed, jobs, results) in [("old", 0, 3), ("older", 1, 0)] {
+            let text = &troubles[&Trouble::UnknownFeed(feed.to_owned())];
+            for part in [
+                format!("{feed:?} is not configured"),
+                format!("{jobs} jobs"),
+                format!("{results} results"),
+                "start the agent with this feed once more".to_owned(),
+            ] {
+                assert!(text.contains(&part), "{text}");
+            }
+        }
     }
 
     /// They are run one after the other here, in the order in which they were taken, and the gate for new ones opens when the

@@ -145,7 +145,7 @@ pub(crate) enum Trouble {
     Outbox(FeedName),
     /// Jobs may have been given away in answers that could not be read.
     LostClaim(FeedName),
-    /// There are jobs of a feed that is not configured.
+    /// There are jobs or results of a feed that is not configured.
     UnknownFeed(String),
 }
 

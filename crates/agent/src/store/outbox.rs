@@ -45,6 +45,16 @@ impl Store {
         .await
     }
 
+    /// How many results wait for each feed that has any, configured or not.
+    pub(crate) async fn waiting_by_feed(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        self.look(|db| {
+            db.prepare_cached("SELECT feed, count(*) FROM outbox GROUP BY feed ORDER BY feed")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
+        .await
+    }
+
     /// One of them, marked as tried once more; `None` when it need not be told any more.
     pub(crate) async fn send_off(&self, seq: i64) -> Result<Option<Parcel>, StoreError> {
         self.change(Durability::Process, move |tx| {
