@@ -147,7 +147,7 @@ impl Agent {
         let feeds = feeds(&settings)?;
         let depot = S3Depot::tuned(settings.depot.clone(), settings.depot_tuning.clone())?;
         let lock_of_state = StateLock::take(&settings.state)?;
-        let (store, keeper) = Store::open(&settings.state.join("agent.db"))?;
+        let (store, keeper) = open_store(&settings, &engine).await?;
         let control_socket = control::bind(&settings.control)?;
         let http_socket = match &settings.listen {
             Some(listen) => Some(http::bind(listen).await?),
@@ -388,6 +388,21 @@ async fn until(time: Option<Instant>) {
 async fn no_workers(shared: &Shared) {
     shared.workers.close();
     shared.workers.wait().await;
+}
+
+/// A disk that is full of what can be made again keeps no agent from beginning: the caches are collected once.
+async fn open_store(
+    settings: &AgentSettings,
+    engine: &Engine,
+) -> Result<(Store, Keeper), AgentError> {
+    let path = settings.state.join("agent.db");
+    let error = match Store::open(&path) {
+        Err(error) if error.may_want_room(&settings.state, &settings.watermarks) => error,
+        opened => return Ok(opened?),
+    };
+    tracing::warn!("{}; the caches are collected first", chain(&error));
+    collector::before_the_start(engine, &settings.watermarks).await;
+    Ok(Store::open(&path)?)
 }
 
 fn feeds(settings: &AgentSettings) -> Result<Vec<Arc<FeedState>>, AgentError> {

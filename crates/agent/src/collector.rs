@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bryo_engine::{Collect, Room};
+use bryo_engine::{Collect, Collected, Engine, Room};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -66,6 +66,9 @@ enum Why {
     Budget,
 }
 
+/// For what keeps an agent from beginning.
+const START: Duration = Duration::from_secs(30);
+
 /// When the next one is due.
 struct Schedule {
     ended: Option<Instant>,
@@ -120,6 +123,31 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
+/// Collects for space once, before there is an agent. What it could not do shows in what was to be done with the space.
+pub(crate) async fn before_the_start(engine: &Engine, marks: &Watermarks) {
+    let wish = Collect {
+        source: true,
+        images: true,
+        free: Some(enough(marks)),
+        ..Collect::default()
+    };
+    match timeout(START, engine.collect(wish)).await {
+        Ok(Ok(done)) => told(&done),
+        Ok(Err(error)) => tracing::warn!("the caches could not be collected: {}", chain(&error)),
+        Err(_) => tracing::warn!("collecting the caches takes too long to be waited for"),
+    }
+}
+
+fn told(done: &Collected) {
+    if !done.removed.is_empty() {
+        tracing::info!(
+            things = done.removed.len(),
+            bytes = done.bytes(),
+            "removed from the cache what was not used for longest"
+        );
+    }
+}
+
 async fn collect(shared: &Shared, why: Why) {
     let settings = shared.settings();
     let wish = Collect {
@@ -141,13 +169,7 @@ async fn collect(shared: &Shared, why: Why) {
     match shared.engine.collect(wish).await {
         Ok(done) => {
             shared.metrics.collected(&done);
-            if !done.removed.is_empty() {
-                tracing::info!(
-                    things = done.removed.len(),
-                    bytes = done.bytes(),
-                    "removed from the cache what was not used for longest"
-                );
-            }
+            told(&done);
             match done.failed.first() {
                 Some((what, reason)) => shared.trouble(
                     Trouble::Cache,

@@ -407,6 +407,71 @@ stories! {
         std::fs::remove_dir_all(&state).unwrap();
     }
 
+    /// What an agent leaves at its end is whole, so its state is read with no room at all.
+    fn a_disk_that_is_full_when_an_agent_is_started_again(world) {
+        let Some(small) = std::env::var_os("BRYO_TEST_SMALL_FS") else {
+            eprintln!("SKIPPED: this bed has no small file system");
+            return;
+        };
+        let small = Path::new(&small);
+        let mut scene = Scene::new();
+        scene.project(world, "ends-when-let-go");
+        let state = small.join("state-again");
+        let recipe = scene.agent(world).text("agent.state", &state.display().to_string());
+        let recipe = recipe.text("agent.control", &world.path().join("control").display().to_string());
+        let waits = scene.server.trigger("ends-when-let-go", "", "v1");
+        let agent = recipe.start();
+        wait_until("it runs", || running_jobs() == 1);
+        scene.server.away();
+        let_go();
+        agent.until_status("its result waits", |status| status["outbox"] == 1);
+        agent.stop();
+        let filler = fill(small);
+        let agent = recipe.start();
+        scene.server.back();
+        // What was recorded is told without a byte.
+        scene.is_published(world, waits);
+        agent.until_status("it says so", |status| status["alarms"].to_string().contains("full"));
+        std::fs::remove_file(filler).unwrap();
+        agent.until_status("it is recorded", |status| status["outbox"] == 0);
+        agent.stop();
+        std::fs::remove_dir_all(&state).unwrap();
+        scene.server.each_once_as(Status::Success);
+    }
+
+    /// A disk that is full of what can be made again has room for a new state.
+    fn a_disk_that_is_full_of_cache_when_an_agent_is_started(world) {
+        let Some(small) = std::env::var_os("BRYO_TEST_SMALL_FS") else {
+            eprintln!("SKIPPED: this bed has no small file system");
+            return;
+        };
+        let small = Path::new(&small);
+        let scene = Scene::new();
+        scene.project(world, "succeeds");
+        let cache = small.join("cache");
+        let control = world.path().join("control").display().to_string();
+        let state = |name| small.join(name).display().to_string();
+        let cache = cache.to_str().unwrap();
+        let recipe = scene.agent(world).text("agent.control", &control).env("BRYO_CACHE_DIR", cache);
+        let agent = recipe.clone().text("agent.state", &state("state-one")).start();
+        let id = scene.server.trigger("succeeds", "", "v1");
+        scene.is_published(world, id);
+        agent.stop();
+        let filler = fill(small);
+        let agent = recipe.text("agent.state", &state("state-two")).start();
+        agent.until("removed from the cache");
+        let id = scene.server.trigger("succeeds", "", "v2");
+        std::fs::remove_file(filler).unwrap();
+        scene.is_published(world, id);
+        agent.stop();
+        let mut command = world.command();
+        command.args(["gc", "--all", "--cache-dir", cache]);
+        assert_eq!(world.start_command(&mut command).end().code, 0);
+        for name in ["cache", "state-one", "state-two"] {
+            std::fs::remove_dir_all(state(name)).unwrap();
+        }
+    }
+
     fn a_full_disk(world) {
         let Some(small) = std::env::var_os("BRYO_TEST_SMALL_FS") else {
             eprintln!("SKIPPED: this bed has no small file system");

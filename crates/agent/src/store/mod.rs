@@ -29,6 +29,8 @@ use std::thread::JoinHandle;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
+use crate::{Watermarks, watermark};
+
 pub(crate) use jobs::{Ending, JobRow, NewJob, Record, Took};
 pub(crate) use outbox::Parcel;
 
@@ -68,6 +70,15 @@ impl StoreError {
             _ => Self::Sqlite { doing, source },
         }
     }
+
+    /// Whether room may be what it failed for. SQLite has other words for a file that could not be made, or made longer.
+    pub(crate) fn may_want_room(&self, state: &Path, marks: &Watermarks) -> bool {
+        match self {
+            Self::Full(_) => true,
+            Self::Sqlite { .. } => watermark::look(&[state.to_owned()], marks).is_err(),
+            Self::Later { .. } | Self::Gone => false,
+        }
+    }
 }
 
 /// What a change must survive.
@@ -100,6 +111,10 @@ impl Keeper {
 
 impl Store {
     /// Opens the database in this file, makes it where there is none, and brings it to the newest format.
+    ///
+    /// *Why an exclusive lock?* The state directory belongs to one agent anyway. Without others to share it with, the index
+    /// of the log is in memory and not in a file, for which a disk that is full has no room. So one that is there can be
+    /// read, and the agent begins, with nothing free at all. <https://sqlite.org/wal.html#noshm>
     pub(crate) fn open(path: &Path) -> Result<(Self, Keeper), StoreError> {
         let failed = |e| StoreError::of("open", e);
         // No mutex: one thread alone has the connection.
@@ -109,7 +124,7 @@ impl Store {
         let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
         connection
             .execute_batch(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+                "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
                  PRAGMA cache_size = -512; PRAGMA busy_timeout = 5000;",
             )
             .map_err(failed)?;
