@@ -16,31 +16,20 @@ use bryo_depot::S3Depot;
 use bryo_engine::Engine;
 use bryo_model::Verdict;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::deliver::{self, Until};
+use crate::ending::{self, Ends, Step, until};
 use crate::error::{AgentError, chain};
 use crate::feed::Feed;
 use crate::lock::StateLock;
 use crate::shared::{FeedState, Parts, Phase, Shared, Trouble, lock, now_ms};
 use crate::store::{Keeper, Store};
-use crate::{AgentSettings, collector, control, host, http, intake, notify, recover};
+use crate::tasks::{Ended, Tasks};
+use crate::{AgentSettings, collector, control, host, http, intake, notify, recover, socket};
 
-/// How long a request for a job that is on its way is waited for.
-const LAST_CLAIM: Duration = Duration::from_secs(40);
-
-/// Between cancelling jobs and killing them: their own grace, and ours.
-const CANCELLING: Duration = Duration::from_secs(60);
-
-/// After a kill nothing of a job is left but its clean-up.
-const KILLING: Duration = Duration::from_secs(30);
-
-/// For telling feeds what ended last.
-const LAST_WORDS: Duration = Duration::from_secs(15);
-
-/// The same where somebody waits for the one job.
-const ONE_RESULT: Duration = Duration::from_secs(120);
+/// Between two tries to tell a result that somebody waits for, while its feed is away.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Between two looks at what can be forgotten.
 const TIDYING: Duration = Duration::from_secs(3600);
@@ -69,12 +58,13 @@ pub struct Agent {
     shared: Arc<Shared>,
     keeper: Keeper,
     /// Until drain, stop or kill is ordered, and all who ask for jobs have ended.
-    intakes: JoinSet<()>,
-    others: Vec<JoinHandle<()>>,
-    /// In the order of the feeds.
-    outboxes: Vec<JoinHandle<()>>,
+    intakes: Tasks,
+    outboxes: Tasks,
     /// Has them come to their end.
     flush: watch::Sender<Until>,
+    others: Tasks,
+    /// What of the agent itself has ended that should not have.
+    broke: Option<String>,
     orders: mpsc::Receiver<Order>,
     inner_orders: mpsc::Receiver<Order>,
     _lock: StateLock,
@@ -86,16 +76,20 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// When it cannot begin. What happens later is told as an alarm, and does not end it.
+    /// When it cannot begin, and [`AgentError::Broke`] when a part of it does not go on. Whatever else happens later is told
+    /// as an alarm, and does not end it.
     pub async fn run(
         settings: AgentSettings,
         engine: Engine,
         orders: mpsc::Receiver<Order>,
     ) -> Result<(), AgentError> {
-        let mut agent = Self::begin(settings, engine, orders, None).await?;
-        agent.until_ordered(std::future::pending()).await;
-        agent.finish(LAST_WORDS).await;
-        Ok(())
+        let agent = Self::begin(settings, engine, orders, None).await?;
+        agent.until_its_end().await
+    }
+
+    async fn until_its_end(mut self) -> Result<(), AgentError> {
+        self.until_ordered(std::future::pending()).await;
+        self.finish(ending::LAST_WORDS).await
     }
 
     /// Takes one job, waits until its feed knows how it ended, and says so; `None` when none came within `max_wait`, or
@@ -131,7 +125,15 @@ impl Agent {
         agent.until_ordered(waited).await;
         let verdict = lock(&agent.shared.last_verdict).clone();
         let unfit = agent.shared.troubles.borrow().get(&Trouble::Host).cloned();
-        agent.finish(ONE_RESULT).await;
+        // Who has told it to end waits for no server.
+        let is_told = agent.shared.phase().is_over();
+        agent
+            .finish(if is_told {
+                ending::LAST_WORDS
+            } else {
+                ending::ONE_RESULT
+            })
+            .await?;
         match (verdict, unfit) {
             (None, Some(why)) => Err(AgentError::Unfit(why)),
             (verdict, _) => Ok(verdict),
@@ -164,26 +166,34 @@ impl Agent {
             orders: inner,
         }));
         recover::run(&shared).await?;
-        let mut others = vec![
-            tokio::spawn(host::run(Arc::clone(&shared))),
-            tokio::spawn(control::serve(Arc::clone(&shared), control_socket)),
-            tokio::spawn(tell_status(Arc::clone(&shared))),
-            tokio::spawn(tidy(Arc::clone(&shared))),
-            tokio::spawn(collector::run(Arc::clone(&shared))),
-        ];
+        let mut others = Tasks::default();
+        others.spawn("the look at the host", host::run(Arc::clone(&shared)));
+        others.spawn(
+            "the control socket",
+            control::serve(Arc::clone(&shared), control_socket),
+        );
+        others.spawn("the status line", tell_status(Arc::clone(&shared)));
+        others.spawn("the tidying", tidy(Arc::clone(&shared)));
+        others.spawn("the collector", collector::run(Arc::clone(&shared)));
         if let Some(socket) = http_socket {
-            others.push(tokio::spawn(http::serve(Arc::clone(&shared), socket)));
+            others.spawn("the health page", http::serve(Arc::clone(&shared), socket));
         }
         if let Some(every) = notify::watchdog() {
-            others.push(tokio::spawn(watchdog(Arc::clone(&shared), every)));
+            others.spawn("the watchdog", watchdog(Arc::clone(&shared), every));
         }
-        let mut intakes = JoinSet::new();
+        let (mut intakes, mut outboxes) = (Tasks::default(), Tasks::default());
         let (flush, until) = watch::channel(Until::Cancelled);
-        let mut outboxes = Vec::new();
         for feed in &shared.feeds {
-            let outbox = deliver::run(Arc::clone(&shared), Arc::clone(feed), until.clone());
-            outboxes.push(tokio::spawn(outbox));
-            intakes.spawn(intake::run(Arc::clone(&shared), Arc::clone(feed)));
+            let (name, patient) = (&feed.name, quota.is_some());
+            let tell = tell(
+                Arc::clone(&shared),
+                Arc::clone(feed),
+                until.clone(),
+                patient,
+            );
+            outboxes.spawn(format!("the outbox of {name}"), tell);
+            let ask = intake::run(Arc::clone(&shared), Arc::clone(feed));
+            intakes.spawn(format!("the intake of {name}"), ask);
         }
         notify::ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent has begun");
@@ -191,9 +201,10 @@ impl Agent {
             shared,
             keeper,
             intakes,
-            others,
             outboxes,
             flush,
+            others,
+            broke: None,
             orders,
             inner_orders,
             _lock: lock_of_state,
@@ -215,7 +226,14 @@ impl Agent {
                     None => outer = false,
                 },
                 Some(order) = self.inner_orders.recv() => self.obey(order, &mut ends_at),
-                Some(_) = self.intakes.join_next() => {}
+                Some(ended) = self.intakes.ended() => {
+                    let was_to = shared.phase().is_over() || *lock(&shared.quota) == Some(0);
+                    if ended.is_broken() || !was_to {
+                        self.miss(&ended, &mut ends_at);
+                    }
+                }
+                Some(ended) = self.outboxes.ended() => self.miss(&ended, &mut ends_at),
+                Some(ended) = self.others.ended() => self.miss(&ended, &mut ends_at),
                 () = &mut waited, if patient => {
                     patient = false;
                     // A job that was taken is brought to its end; one of the past that waits for its host has not begun.
@@ -236,6 +254,13 @@ impl Agent {
         }
     }
 
+    /// A part of the agent is gone. Jobs that run come to their end, and a service manager starts a whole one.
+    fn miss(&mut self, ended: &Ended, ends_at: &mut Ends) {
+        tracing::error!("{ended}, which the agent cannot do without: it comes to its end");
+        self.broke.get_or_insert_with(|| ended.to_string());
+        self.obey(Order::Drain, ends_at);
+    }
+
     fn obey(&mut self, order: Order, ends_at: &mut Ends) {
         let shared = &self.shared;
         match order {
@@ -246,7 +271,7 @@ impl Agent {
                 }
                 tracing::info!("no more jobs are taken; those that run have {drain:?}");
                 shared.phase.send_replace(Phase::Draining);
-                notify::stopping(drain + CANCELLING + KILLING + LAST_WORDS);
+                notify::stopping(ending::at_most(drain));
                 ends_at.set(Instant::now() + drain, Step::Cancel);
             }
             Order::Stop => {
@@ -254,7 +279,7 @@ impl Agent {
                     return;
                 }
                 tracing::info!("no more jobs are taken; those that run are cancelled");
-                notify::stopping(CANCELLING + KILLING + LAST_WORDS);
+                notify::stopping(ending::at_most(Duration::ZERO));
                 ends_at.set(Instant::now(), Step::Cancel);
             }
             // What is waited for then is not jobs, but a request that may have given one away.
@@ -274,114 +299,97 @@ impl Agent {
     }
 
     /// Nothing runs any more: tells feeds what there is to tell, and lets go of everything.
-    async fn finish(self, at_most: Duration) {
+    async fn finish(self, at_most: Duration) -> Result<(), AgentError> {
         let Self {
             shared,
             keeper,
             mut intakes,
-            others,
-            outboxes,
+            mut outboxes,
             flush,
+            mut others,
+            mut broke,
+            orders,
             ..
         } = self;
         intakes.shutdown().await;
-        for task in &others {
-            task.abort();
-        }
-        for task in others {
-            let _ = task.await;
-        }
-        let deadline = Instant::now() + at_most;
-        let patient = at_most == ONE_RESULT;
-        let until = flush.subscribe();
+        others.shutdown().await;
         flush.send_replace(Until::Flushed);
-        let stop_sending: Vec<_> = outboxes.iter().map(JoinHandle::abort_handle).collect();
-        let mut last_words = JoinSet::new();
-        for (feed, outbox) in shared.feeds.iter().zip(outboxes) {
-            let (shared, feed, until) = (Arc::clone(&shared), Arc::clone(feed), until.clone());
-            last_words.spawn(async move {
-                let _ = outbox.await;
-                loop {
-                    let left = shared.store.waiting(&feed.name, 0).await;
-                    if !patient || left.is_ok_and(|rows| rows.is_empty()) {
-                        return;
-                    }
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    deliver::run(Arc::clone(&shared), Arc::clone(&feed), until.clone()).await;
-                }
-            });
+        if let Some(ended) = last_words(&mut outboxes, orders, at_most).await {
+            broke.get_or_insert_with(|| ended.to_string());
         }
-        let _ = timeout_at(deadline, async {
-            while last_words.join_next().await.is_some() {}
-        })
-        .await;
-        for task in stop_sending {
-            task.abort();
-        }
-        last_words.shutdown().await;
+        outboxes.shutdown().await;
         if let Ok(left @ 1..) = shared.store.outbox_depth().await {
             tracing::warn!("{left} results are kept for the next start");
         }
-        for left in shared.engine.close().await {
-            tracing::warn!("not removed: {left}");
+        match timeout(ending::CLOSING, shared.engine.close()).await {
+            Ok(left) => left
+                .iter()
+                .for_each(|left| tracing::warn!("not removed: {left}")),
+            Err(_) => {
+                tracing::warn!("what goes on beside jobs does not end; the next start removes it");
+            }
         }
         let path = shared.settings().control.clone();
         drop(shared);
-        let _ = std::fs::remove_file(path);
+        let _ = socket::clear(&path);
         // Everything that was handed over is written before the lock goes.
-        let _ = timeout(KILLING, tokio::task::spawn_blocking(move || keeper.join())).await;
+        let written = tokio::task::spawn_blocking(move || keeper.join());
+        let _ = timeout(ending::KEEPING, written).await;
         tracing::info!("the agent has ended");
+        broke.map_or(Ok(()), |what| Err(AgentError::Broke(what)))
     }
 }
 
-/// When what is next is done to jobs that still run.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ends {
-    next: Option<Instant>,
-    step: Step,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
-    #[default]
-    Cancel,
-    Kill,
-    GiveUp,
-}
-
-impl Ends {
-    /// An order only ever makes it sooner.
-    fn set(&mut self, at: Instant, step: Step) {
-        if self.next.is_none() || step > self.step || self.next.is_some_and(|next| at < next) {
-            self.next = Some(at);
-            self.step = self.step.max(step);
-        }
-    }
-
-    /// Does what is due; whether nothing more can be done.
-    fn pass(&mut self, shared: &Shared) -> bool {
-        let now = Instant::now();
-        shared.phase.send_replace(Phase::Stopping);
-        match self.step {
-            Step::Cancel => {
-                shared.cancel_all();
-                (self.next, self.step) = (Some(now + CANCELLING), Step::Kill);
-                false
-            }
-            Step::Kill => {
-                shared.kill_all();
-                (self.next, self.step) = (Some(now + KILLING + LAST_CLAIM), Step::GiveUp);
-                false
-            }
-            Step::GiveUp => true,
+/// Waits until feeds know what there is to tell, for so long at most, and not as long when somebody is in a hurry: what is
+/// not told is kept. Returns what has broken.
+async fn last_words(
+    outboxes: &mut Tasks,
+    mut orders: mpsc::Receiver<Order>,
+    at_most: Duration,
+) -> Option<Ended> {
+    let mut deadline = Instant::now() + at_most;
+    let mut listening = true;
+    let mut broke = None;
+    loop {
+        tokio::select! {
+            ended = outboxes.ended() => match ended {
+                Some(ended) if ended.is_broken() => {
+                    tracing::error!("{ended}, and with it what it would have told");
+                    broke = Some(ended);
+                }
+                Some(_) => {}
+                None => return broke,
+            },
+            order = orders.recv(), if listening => match order {
+                Some(Order::Drain | Order::Stop) => {
+                    tracing::info!("results that are not told soon are kept for the next start");
+                    notify::stopping(ending::AFTER_JOBS);
+                    deadline = deadline.min(Instant::now() + ending::LAST_WORDS);
+                }
+                Some(Order::Kill) => return broke,
+                Some(Order::Reload(_) | Order::ReloadFailed(_)) => {}
+                None => listening = false,
+            },
+            () = sleep_until(deadline) => return broke,
         }
     }
 }
 
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
+/// Has a feed told what is in its outbox for as long as the agent lives. At its end a patient one does not leave off while
+/// something is in it.
+async fn tell(
+    shared: Arc<Shared>,
+    feed: Arc<FeedState>,
+    until: watch::Receiver<Until>,
+    patient: bool,
+) {
+    loop {
+        deliver::run(Arc::clone(&shared), Arc::clone(&feed), until.clone()).await;
+        let left = shared.store.waiting(&feed.name, 0).await;
+        if !patient || left.is_ok_and(|rows| rows.is_empty()) {
+            return;
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -547,3 +555,6 @@ pub(crate) async fn tidy(shared: Arc<Shared>) {
         tokio::time::sleep(TIDYING).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

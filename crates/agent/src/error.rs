@@ -45,6 +45,9 @@ pub enum AgentError {
     /// The bucket cannot be used as it is configured.
     #[error("the place for output cannot be used")]
     Depot(#[from] DepotError),
+    /// A part of it has ended that it cannot do without.
+    #[error("{0}, which the agent cannot do without; start it anew")]
+    Broke(String),
     /// The host cannot run jobs, so that one job was all that was wanted and none could be taken.
     #[error("{0}")]
     Unfit(String),

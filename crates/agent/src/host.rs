@@ -136,6 +136,12 @@ async fn pause(shared: &Shared, wait: Duration) {
 }
 
 async fn look(shared: Arc<Shared>) -> Result<(), String> {
+    sweep(&shared).await?;
+    shared.depot().check().await.map_err(|e| chain(&e))
+}
+
+/// Makes the host ready for jobs, and removes what attempts have left that nobody sees to any more.
+pub(crate) async fn sweep(shared: &Shared) -> Result<(), String> {
     let settings = shared.settings();
     let needs = Needs {
         network: settings.jobs.network,
@@ -153,7 +159,7 @@ async fn look(shared: Arc<Shared>) -> Result<(), String> {
         Some(left) => shared.trouble(Trouble::Leftovers, left),
         None => shared.mended(&Trouble::Leftovers),
     }
-    shared.depot().check().await.map_err(|e| chain(&e))
+    Ok(())
 }
 
 #[cfg(test)]

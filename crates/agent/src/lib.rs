@@ -19,6 +19,7 @@ mod collector;
 pub mod control;
 mod deliver;
 mod doc_thor;
+mod ending;
 mod error;
 mod feed;
 #[doc(hidden)]
@@ -38,6 +39,7 @@ mod shared;
 mod slots;
 mod socket;
 mod store;
+mod tasks;
 mod watermark;
 mod work;
 

@@ -135,18 +135,10 @@ fn close(shared: &Arc<Shared>, feed: &Arc<FeedState>, row: JobRow) {
     let tracker = shared.workers.clone();
     tracker.spawn(async move {
         let stage = Stage::of(&row.progress).unwrap_or(Stage::Fetch);
-        let why = match stage {
-            Stage::Publish => {
-                "agent restarted while the output was being published: readers may see old and new files mixed until \
-                 the next build of this version; trigger it again"
-            }
-            Stage::Fetch | Stage::Prepare | Stage::Run | Stage::Collect => {
-                "agent restarted before the build had ended; trigger it again"
-            }
-        };
+        let why = work::cut_short("agent restarted", stage);
         let body = feed
             .feed()
-            .body(&row.feed_job, Ended::Without { stage, why });
+            .body(&row.feed_job, Ended::Without { stage, why: &why });
         let taken = Taken {
             job: row.job,
             attempt: row.attempt,
@@ -155,7 +147,7 @@ fn close(shared: &Arc<Shared>, feed: &Arc<FeedState>, row: JobRow) {
                 claim: row.claim,
             },
         };
-        let verdict = Verdict::Infrastructure(why.to_owned());
+        let verdict = Verdict::Infrastructure(why);
         work::end(&shared, &feed, &taken, &verdict, None, body).await;
     });
 }

@@ -201,6 +201,9 @@ pub(crate) struct Shared {
     /// The verdict of the job that ended last.
     pub(crate) last_verdict: Mutex<Option<Verdict>>,
     pub(crate) orders: mpsc::Sender<Order>,
+    /// Rung by tests, so that an attempt panics where it stands.
+    #[cfg(test)]
+    pub(crate) breaking: Notify,
 }
 
 /// What [`Shared`] is made from.
@@ -242,6 +245,8 @@ impl Shared {
             depot: Mutex::new(parts.depot),
             feeds: parts.feeds,
             orders: parts.orders,
+            #[cfg(test)]
+            breaking: Notify::new(),
         }
     }
 

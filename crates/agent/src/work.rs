@@ -1,6 +1,7 @@
 //! One job, from its record to the record of its end.
 //!
-//! Invariant: whatever happens here, the task ends with the job's end in the store, or with the process.
+//! Invariant: whatever happens here, a panic included, the task ends with the job's end in the store, or with the process;
+//! but for a job that is cancelled before it could be recorded that it begins.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +10,12 @@ use bryo_depot::Depot;
 use bryo_engine::{Control, run_attempt};
 use bryo_model::{Blame, Event, Failure, JobId, Stage, Verdict};
 use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::time::timeout;
 
 use crate::backoff::Backoff;
 use crate::error::chain;
 use crate::feed::{Answer, Ended, Offer};
+use crate::host;
 use crate::job_log::JobLog;
 use crate::policy::{Accepted, Granting, Refusal, run_timeout};
 use crate::shared::{FeedState, Phase, Running, Shared, Trouble, lock, now_ms};
@@ -24,6 +27,9 @@ const EVENTS: usize = 16;
 
 /// Between two tries to write to a disk that is full.
 const DISK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// For removing what is left of a job whose task panicked. What takes longer goes on without being waited for.
+const SWEEPING: Duration = Duration::from_secs(30);
 
 /// A job that is recorded.
 #[derive(Debug)]
@@ -56,16 +62,62 @@ impl Room {
     }
 }
 
-/// Sees to a recorded job in a task of its own.
+/// Sees to a recorded job in a task of its own, and stays to bring it to an end should that task panic.
 pub(crate) fn start(shared: &Arc<Shared>, feed: &Arc<FeedState>, taken: Taken, room: Room) {
     let (shared, feed) = (Arc::clone(shared), Arc::clone(feed));
+    let taken = Arc::new(taken);
     let tracker = shared.workers.clone();
     tracker.spawn(async move {
         let control = register(&shared, &feed, &taken);
-        Box::pin(see_to(&shared, &feed, &taken, &control)).await;
+        let seen_to = tokio::spawn({
+            let (shared, feed, taken) =
+                (Arc::clone(&shared), Arc::clone(&feed), Arc::clone(&taken));
+            async move { Box::pin(see_to(&shared, &feed, &taken, &control)).await }
+        });
+        if seen_to.await.is_err() {
+            broke_off(&shared, &feed, &taken).await;
+        }
         lock(&shared.running).remove(&taken.job);
         drop(room);
     });
+}
+
+/// A mistake of ours has cut the job short. What is left of it is removed before anybody is told, so that nothing of it is
+/// published afterwards.
+async fn broke_off(shared: &Arc<Shared>, feed: &Arc<FeedState>, taken: &Taken) {
+    let stage = lock(&shared.running)
+        .get(&taken.job)
+        .and_then(|running| running.stage)
+        .unwrap_or(Stage::Fetch);
+    let why = cut_short("a part of the agent broke", stage);
+    tracing::error!(job = %taken.job, feed = %feed.name, build = taken.offer.feed_job, "{why}");
+    let verdict = Verdict::Infrastructure(why.clone());
+    shared.count(&verdict, Some(Blame::Host));
+    shared.host.send_replace(false);
+    match timeout(SWEEPING, host::sweep(shared)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => {
+            tracing::warn!(job = %taken.job, "what is left of it is not removed yet: {why}");
+        }
+        Err(_) => tracing::warn!(job = %taken.job, "what is left of it takes long to be removed"),
+    }
+    let ended = Ended::Without { stage, why: &why };
+    let body = feed.feed().body(&taken.offer.feed_job, ended);
+    end(shared, feed, taken, &verdict, None, body).await;
+    *lock(&shared.last_verdict) = Some(verdict);
+}
+
+/// The reason of a job that was in this stage when its agent came to grief.
+pub(crate) fn cut_short(grief: &str, stage: Stage) -> String {
+    match stage {
+        Stage::Publish => format!(
+            "{grief} while the output was being published: readers may see old and new files mixed until the next build \
+             of this version; trigger it again"
+        ),
+        Stage::Fetch | Stage::Prepare | Stage::Run | Stage::Collect => {
+            format!("{grief} before the build had ended; trigger it again")
+        }
+    }
 }
 
 fn register(shared: &Shared, feed: &FeedState, taken: &Taken) -> Control {
@@ -120,8 +172,12 @@ async fn attempt(
     let listener = tokio::spawn(listen(Arc::clone(shared), taken.job, events));
     let depot = Depot::S3(shared.depot().target(prefix));
     let attempt = run_attempt(&spec, depot, &shared.engine, control, sender);
+    #[cfg(test)]
+    let attempt = crate::tests::unless_broken(&shared.breaking, attempt);
     let (verdict, report) = Box::pin(attempt).await;
-    let log = listener.await.unwrap_or_default();
+    let log = listener
+        .await
+        .unwrap_or_else(|_| "bryo: a part of the agent broke, and the log is lost\n".to_owned());
     for left in &report.leftovers {
         shared.trouble(Trouble::Leftovers, left.clone());
     }

@@ -15,7 +15,7 @@ use bryo_image::PullOptions;
 use bryo_model::{ByteSize, Ceiling, Egress, JobId, LimitPolicy, Limits, NetworkMode, Secret};
 use bryo_sandbox::{RuntimePlaces, Selinux};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::deliver::{self, Until};
 use crate::feed::Feed;
@@ -57,7 +57,12 @@ impl Bed {
 
     /// Records jobs that have ended, numbered from 1, in one transaction.
     pub(crate) async fn ended(&self, jobs: u64) {
-        let feed = self.feed().name.clone();
+        Self::ended_in(&self.shared, jobs).await;
+    }
+
+    /// The same for any agent.
+    pub(crate) async fn ended_in(shared: &Shared, jobs: u64) {
+        let feed = shared.feeds[0].name.clone();
         let add = move |tx: &rusqlite::Transaction<'_>| {
             for n in 1..=jobs {
                 let job = JobId::from_parts(n, u128::from(n)).to_string();
@@ -75,11 +80,7 @@ impl Bed {
             }
             Ok(())
         };
-        self.shared
-            .store
-            .change(Durability::Disk, add)
-            .await
-            .unwrap();
+        shared.store.change(Durability::Disk, add).await.unwrap();
     }
 
     pub(crate) fn feed(&self) -> &Arc<FeedState> {
@@ -187,6 +188,15 @@ pub(crate) fn engine_settings(dir: &Path) -> Settings {
         apparmor: None,
         selinux: Selinux::Off,
         source: Arc::default(),
+    }
+}
+
+/// The answer, unless somebody rings first: then a panic, as a mistake in it would be one.
+pub(crate) async fn unless_broken<T>(bell: &Notify, attempt: impl Future<Output = T>) -> T {
+    tokio::select! {
+        biased;
+        () = bell.notified() => panic!("a mistake, on purpose"),
+        answer = attempt => answer,
     }
 }
 
