@@ -80,16 +80,22 @@ async fn start(shared: &Arc<Shared>, queue: Vec<(Arc<FeedState>, Taken)>) {
     }
 }
 
+/// Whether a start that finds this record runs the job.
+pub(crate) fn is_run(shared: &Shared, row: &JobRow) -> bool {
+    match row.record {
+        Record::Ended => false,
+        // Nothing was begun under this id.
+        Record::Taken => true,
+        Record::Begun => {
+            shared.settings().recovery == Recovery::RetryOnce && row.attempts < ATTEMPTS
+        }
+    }
+}
+
 /// The job, if it is to be run.
 async fn one(shared: &Arc<Shared>, feed: &Arc<FeedState>, row: JobRow) -> Option<Taken> {
-    let interrupted = match row.record {
-        Record::Ended => return None,
-        // Nothing was begun under this id.
-        Record::Taken => false,
-        Record::Begun => true,
-    };
-    let retried = shared.settings().recovery == Recovery::RetryOnce && row.attempts < ATTEMPTS;
-    if interrupted && !retried {
+    let interrupted = row.record == Record::Begun;
+    if !is_run(shared, &row) {
         close(shared, feed, row);
         return None;
     }

@@ -167,7 +167,11 @@ async fn attempt(
     let Accepted { spec, prefix } = accepted;
     // Two builds of one version are published in the order in which they were taken, and never mixed.
     let _turn = shared.turns.turn(&prefix.to_string()).await;
-    begin(shared, taken.job, control).await;
+    if !begin(shared, taken.job, control).await {
+        tracing::warn!(job = %taken.job, feed = %feed.name, build = taken.offer.feed_job, "not begun, for that could not be recorded; the next start runs it");
+        *lock(&shared.last_verdict) = Some(Verdict::Cancelled(Stage::Fetch));
+        return;
+    }
     let (sender, events) = mpsc::channel(EVENTS);
     let listener = tokio::spawn(listen(Arc::clone(shared), taken.job, events));
     let depot = Depot::S3(shared.depot().target(prefix));
@@ -201,16 +205,18 @@ async fn attempt(
 }
 
 /// Records that an attempt begins, however long that takes: a job that is begun and not known to be would be begun again
-/// after every crash, and its end might have been told.
-async fn begin(shared: &Shared, job: JobId, control: &Control) {
+/// after every crash, and its end might have been told. Whether it may: a job that is cancelled meanwhile may not, and is
+/// the next start's, which will find that nothing was begun for it.
+async fn begin(shared: &Shared, job: JobId, control: &Control) -> bool {
     let mut backoff = Backoff::new(DISK.0, DISK.1);
     while let Err(error) = shared.store.begin(job).await {
         shared.trouble(Trouble::Store, chain(&error));
         if control.is_cancelled() {
-            return;
+            return false;
         }
         tokio::time::sleep(backoff.next()).await;
     }
+    true
 }
 
 /// Collects the log, and keeps up to date what people see.
@@ -257,7 +263,8 @@ pub(crate) async fn end(
     record_end(shared, feed, &taken.offer.feed_job, ending).await;
 }
 
-/// While the disk is full the feed is told from memory: what it knows cannot be lost any more.
+/// While the disk is full the feed is told from memory: what it knows cannot be lost any more. It is not told of a job that
+/// the next start would run: that would publish what the feed has as failed.
 async fn record_end(
     shared: &Arc<Shared>,
     feed: &Arc<FeedState>,
@@ -272,13 +279,21 @@ async fn record_end(
             Err(StoreError::Gone) => return,
             Err(error) => shared.trouble(Trouble::Store, chain(&error)),
         }
-        if !told {
+        if !told && is_for_good(shared, ending.job).await {
             told = tell(feed, feed_job, &mut ending.body).await;
         }
         tokio::time::sleep(backoff.next()).await;
     }
     shared.mended(&Trouble::Store);
     feed.outbox_bell.notify_one();
+}
+
+/// Whether no start after this one runs the job.
+async fn is_for_good(shared: &Shared, job: JobId) -> bool {
+    match shared.store.job(job).await {
+        Ok(Some(row)) => !crate::recover::is_run(shared, &row),
+        Ok(None) | Err(_) => false,
+    }
 }
 
 /// Whether the feed knows the result now.
@@ -331,3 +346,6 @@ pub(crate) async fn give_back(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use bryo_model::JobId;
 use rusqlite::types::Type;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Durability, Store, StoreError};
 use crate::FeedName;
@@ -183,6 +183,16 @@ impl Store {
                 )?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    /// One job.
+    pub(crate) async fn job(&self, job: JobId) -> Result<Option<JobRow>, StoreError> {
+        self.look(move |db| {
+            db.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE job = ?1"))?
+                .query_row([job.to_string()], of_row)
+                .optional()
         })
         .await
     }
