@@ -371,7 +371,10 @@ stories! {
             .text("host.work", &memory.path().display().to_string());
         let agent = wrong.start();
         let id = scene.server.trigger("succeeds", "", "v1");
-        agent.until_status("it says which", |status| status["alarms"].to_string().contains("io"));
+        agent.until_status("it says which", |status| {
+            let alarms = status["alarms"].to_string();
+            alarms.contains("no jobs are taken") && alarms.contains("io write")
+        });
         assert_eq!(scene.server.look(|history| history.of(Endpoint::Claim).count()), 0);
         right.text("host.work", &memory.path().display().to_string()).write();
         agent.signal(Signal::SIGHUP);

@@ -1,6 +1,6 @@
 //! What becomes of a build: taken, built, published, told.
 
-use bryo_stories::{Bucket, Endpoint, Repository, Status, TOKEN};
+use bryo_stories::{Bucket, Endpoint, History, Repository, Status, TOKEN};
 
 use super::Scene;
 use crate::stories;
@@ -53,6 +53,20 @@ stories! {
                 assert_eq!(exchange.request.header("authorization"), Some(expected.as_str()));
             }
         });
+    }
+
+    /// On one that was kept a claim might be sent at the moment at which the server closes it; a build would be lost.
+    fn each_request_has_a_connection_of_its_own(world) {
+        let scene = Scene::new();
+        scene.project(world, "succeeds");
+        let agent = scene.agent(world).start();
+        let id = scene.server.trigger("succeeds", "", "v1");
+        scene.is_published(world, id);
+        let claims = |history: &History| history.of(Endpoint::Claim).count();
+        let before = scene.server.look(claims);
+        scene.server.wait("it was asked for nothing", |history| claims(history) >= before + 5);
+        agent.stop();
+        scene.server.look(|history| assert_eq!(history.accepted(), history.exchanges().len()));
     }
 
     fn what_is_said_of_builds_that_fail(world) {
