@@ -64,7 +64,7 @@ impl Untold {
     fn of(self, feed: &str) -> String {
         let Self { jobs, results } = self;
         format!(
-            "the feed {feed:?} is not configured, and its server is to be told of {jobs} jobs that were cut short and \
+            "the feed {feed:?} is not configured, and its server is to be told of {jobs} jobs that have not ended and \
              {results} results; they are kept: start the agent with this feed once more, until they are told"
         )
     }

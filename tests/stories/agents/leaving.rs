@@ -183,6 +183,33 @@ stories! {
         }
     }
 
+    /// What its server is to know is kept, and nobody who is in a hurry waits for it.
+    fn one_job_whose_server_goes_away(world) {
+        let mut scene = Scene::new();
+        scene.project(world, "ends-when-let-go");
+        let id = scene.server.trigger("ends-when-let-go", "", "v1");
+        let recipe = scene.agent(world);
+        let agent = recipe.once();
+        wait_until("it runs", || running_jobs() == 1);
+        scene.server.away();
+        let_go();
+        // All that it still does is to tell the result: it answers nobody.
+        agent.until("ended: succeeded");
+        wait_until("it is at its end", || recipe.ask(&["agent", "status"]).code != 0);
+        let since = Instant::now();
+        agent.signal(Signal::SIGINT);
+        agent.until("are kept for the next start");
+        agent.signal(Signal::SIGINT);
+        let (status, log) = agent.ended();
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert!(since.elapsed() < Duration::from_secs(10), "{log}");
+        scene.server.back();
+        let agent = recipe.start();
+        scene.is_published(world, id);
+        agent.stop();
+        scene.server.each_once_as(Status::Success);
+    }
+
     /// Who starts an agent for one job wants to know that it cannot have one.
     fn one_job_on_a_host_that_is_not_fit(world) {
         let scene = Scene::new();
