@@ -140,11 +140,11 @@ impl Outbox {
         }
     }
 
-    /// Takes all rows for new ones.
+    /// Takes all rows for new ones, after a while: a mistake that one of them brings about is made again.
     fn begin_anew(&mut self) {
         self.newest = 0;
         self.due.clear();
-        self.look_at = Some(Instant::now());
+        self.look_at = Some(Instant::now() + STUBBORN.0);
     }
 
     /// Everything is tried once more, at once.
