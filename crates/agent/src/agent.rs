@@ -165,8 +165,9 @@ impl Agent {
             quota,
             orders: inner,
         }));
-        recover::run(&shared).await?;
         let mut others = Tasks::default();
+        let past = recover::run(&shared).await?;
+        others.spawn("the way to the jobs of the past", past);
         others.spawn("the look at the host", host::run(Arc::clone(&shared)));
         others.spawn(
             "the control socket",

@@ -16,8 +16,11 @@ use crate::work::{self, Room, Taken};
 const ATTEMPTS: u32 = 2;
 
 /// Brings every unfinished record to an end, or has its job run. Nothing of this is waited for: the disk may be full, and
-/// what frees it must begin.
-pub(crate) async fn run(shared: &Arc<Shared>) -> Result<(), AgentError> {
+/// what frees it must begin. The task that is returned has the jobs run, and no new ones are taken before it has; it lasts
+/// as long as the agent, so that it is missed if it breaks.
+pub(crate) async fn run(
+    shared: &Arc<Shared>,
+) -> Result<impl Future<Output = ()> + Send + use<>, AgentError> {
     let rows = shared.store.open_jobs().await?;
     let mut queue = Vec::new();
     let mut unknown: BTreeMap<String, Untold> = BTreeMap::new();
@@ -39,7 +42,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) -> Result<(), AgentError> {
         shared.trouble(Trouble::UnknownFeed(feed.clone()), untold.of(&feed));
     }
     let shared = Arc::clone(shared);
-    shared.workers.clone().spawn(async move {
+    Ok(async move {
         let mut phase = shared.phase.subscribe();
         tokio::select! {
             biased;
@@ -48,8 +51,8 @@ pub(crate) async fn run(shared: &Arc<Shared>) -> Result<(), AgentError> {
             () = start(&shared, queue) => {}
         }
         shared.recovered.send_replace(true);
-    });
-    Ok(())
+        std::future::pending::<()>().await;
+    })
 }
 
 /// What a feed that is not configured cannot be told.
@@ -193,7 +196,7 @@ mod tests {
         let job = taken(&bed, "17").await.job;
         bed.shared.store.begin(job).await.unwrap();
         bed.set_writable(false).await;
-        timeout(LONG, run(&bed.shared)).await.unwrap().unwrap();
+        drop(timeout(LONG, run(&bed.shared)).await.unwrap().unwrap());
         let mut troubles = bed.shared.troubles.subscribe();
         let told = troubles.wait_for(|all| all.contains_key(&Trouble::Store));
         drop(timeout(LONG, told).await.unwrap().unwrap());
@@ -213,7 +216,7 @@ mod tests {
         let bed = Bed::new(([127, 0, 0, 1], 1).into());
         bed.ended(3).await;
         taken(&bed, "17").await;
-        run(&bed.shared).await.unwrap();
+        drop(run(&bed.shared).await.unwrap());
         assert!(bed.shared.troubles.borrow().is_empty());
         let rename = |db: &rusqlite::Connection| {
             db.execute_batch(
@@ -221,7 +224,7 @@ mod tests {
             )
         };
         bed.shared.store.look(rename).await.unwrap();
-        run(&bed.shared).await.unwrap();
+        drop(run(&bed.shared).await.unwrap());
         let troubles = bed.shared.troubles.borrow().clone();
         for (feed, jobs, results) in [("old", 0, 3), ("older", 1, 0)] {
             let text = &troubles[&Trouble::UnknownFeed(feed.to_owned())];
@@ -245,7 +248,7 @@ mod tests {
         for feed_job in ["1", "2", "3"] {
             taken(&bed, feed_job).await;
         }
-        run(shared).await.unwrap();
+        let past = tokio::spawn(run(shared).await.unwrap());
         // The host is not known to be fit: they wait with the first one holding its slot.
         let mut slots = shared.slots.changes();
         drop(
@@ -278,5 +281,6 @@ mod tests {
             told.push(shared.store.send_off(seq).await.unwrap().unwrap().feed_job);
         }
         assert_eq!(told, ["1", "2", "3"]);
+        past.abort();
     }
 }

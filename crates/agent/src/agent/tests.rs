@@ -23,6 +23,7 @@ async fn a_part_that_is_gone_ends_the_agent_and_is_named() {
     for name in [
         "the intake of docs",
         "the outbox of docs",
+        "the way to the jobs of the past",
         "the look at the host",
         "the control socket",
         "the status line",

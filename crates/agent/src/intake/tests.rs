@@ -129,7 +129,7 @@ async fn jobs_of_the_past_get_the_slots_that_those_who_ask_for_new_ones_wait_for
     assert_eq!((bed.shared.slots.most(), bed.feed().slots.most()), (1, 1));
     let task = tokio::spawn(run(Arc::clone(&bed.shared), Arc::clone(bed.feed())));
     tokio::task::yield_now().await;
-    recover::run(&bed.shared).await.unwrap();
+    let past = tokio::spawn(recover::run(&bed.shared).await.unwrap());
     let mut recovered = bed.shared.recovered.subscribe();
     let all = within(Duration::from_secs(20), recovered.wait_for(|all| *all));
     drop(all.await.expect("they wait for each other").unwrap());
@@ -140,6 +140,7 @@ async fn jobs_of_the_past_get_the_slots_that_those_who_ask_for_new_ones_wait_for
         }
     };
     within(Duration::from_secs(20), asked).await.unwrap();
+    past.abort();
     task.abort();
 }
 
