@@ -76,6 +76,23 @@ stories! {
         assert!(!world.site().exists());
     }
 
+    fn in_run_politely_where_the_signal_is_blocked(world) {
+        // One sleeps until the signal comes, the other looks for it now and then.
+        for fixture in ["waits-for-sigterm", "blocks-sigterm"] {
+            let repository = world.repository(fixture);
+            let image = world.image("mkdocs.tar");
+            let mut going = world.start(
+                repository.path().to_str().unwrap(),
+                &["--image", &image, "--network", "none", "--grace", "60s", "--", "python3", "/repo/build.py"],
+            );
+            going.until("started");
+            going.signal(Signal::SIGINT);
+            let told = going.end();
+            told.ended(130, "cancelled");
+            assert!(told.err().contains("asked to end"), "{fixture}: {}", told.err());
+        }
+    }
+
     fn in_run_by_sigterm(world) {
         let mut going = world.start_build("never-ends", &[]);
         going.until("started");

@@ -36,8 +36,8 @@ pub(crate) trait Container: Debug + Send + Sync {
     /// removes it.
     fn start(&mut self) -> Doing<'_, Result<Logs, SandboxError>>;
 
-    /// Asks the job's first process to end. Returns whether it can notice: the first process of a pid namespace is ended
-    /// only by signals that it handles, and by `SIGKILL`; if it has no handler, waiting for it is pointless.
+    /// Asks the job's first process to end. Returns whether it can notice: the first process of a pid namespace is met
+    /// only by signals that it handles or blocks, and by `SIGKILL`; if it does neither, waiting for it is pointless.
     fn stop(&mut self, signal: Signal) -> Doing<'_, bool>;
 
     /// Kills everything of the job, frozen or stopped or not; `wait` then returns. Needs no service to answer.

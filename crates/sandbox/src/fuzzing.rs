@@ -235,8 +235,9 @@ pub fn proc_and_cgroup(data: &[u8]) {
     let text = &*String::from_utf8_lossy(data);
     let _ = proc::innermost(text);
     for signal in Signal::iterator() {
-        let _ = proc::caught(text, signal);
+        let _ = proc::takes(text, signal);
     }
+    let _ = proc::may_wait_for_signals(text, text);
     if let Some(value) = proc::field(text, "PPid:") {
         assert!(text.contains(value) && value == value.trim());
     }

@@ -137,8 +137,8 @@ impl Sandbox {
         self.container.wait().await
     }
 
-    /// Asks the job's first process to end. Returns whether it can notice: the first process of a pid namespace is ended
-    /// only by signals that it handles, and by `SIGKILL`; if it has no handler, waiting for it is pointless.
+    /// Asks the job's first process to end. Returns whether it can notice: the first process of a pid namespace is met
+    /// only by signals that it handles or blocks, and by `SIGKILL`; if it does neither, waiting for it is pointless.
     pub async fn stop(&mut self, signal: Signal) -> bool {
         self.container.stop(signal).await
     }

@@ -21,7 +21,7 @@ use crate::cgroup::{JobCgroup, name_of};
 use crate::contract::{Container, Doing};
 use crate::logs::Logs;
 use crate::network::{DNS, Traffic, resolver};
-use crate::proc::{handles, is_first};
+use crate::proc::{can_notice, is_first};
 use crate::selinux::Labels;
 use crate::userns::{Nested, Worker};
 use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
@@ -303,13 +303,12 @@ impl CrunSandbox {
         !self.pid_file().exists()
     }
 
-    /// Sends a signal to the job's first process. Returns whether that process can notice it at all: the first process
-    /// of a pid namespace is only ever killed by signals that it handles, and by `SIGKILL`.
+    /// Sends a signal to the job's first process. Returns whether that process can notice it at all.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         let Some(pid) = self.init_pid() else {
             return false;
         };
-        if !handles(pid.as_raw(), signal) {
+        if !can_notice(pid.as_raw(), signal) {
             return false;
         }
         kill(pid, signal).is_ok()

@@ -19,7 +19,7 @@ use crate::cgroup::JobCgroup;
 use crate::contract::{Container, Doing};
 use crate::logs::Logs;
 use crate::network::{Traffic, close_network, own_addresses, rules};
-use crate::proc::{handles, is_in, parent_of};
+use crate::proc::{can_notice, is_in, parent_of};
 use crate::runtime::RuntimePlaces;
 use crate::selinux::{self, Labels};
 use crate::userns::UserNamespace;
@@ -295,7 +295,7 @@ impl PodmanSandbox {
         let Some(Init::Ready { pid }) = self.init else {
             return false;
         };
-        if !handles(pid, signal) {
+        if !can_notice(pid, signal) {
             return false;
         }
         match self.container() {
