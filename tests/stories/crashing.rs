@@ -10,6 +10,9 @@ use nix::unistd::Pid;
 
 use crate::stories;
 
+/// Long for a signal on the slowest machine, short for a service that does not answer.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
 /// Numbers that look random and are the same each time (xorshift64*).
 pub(crate) struct Random(pub(crate) u64);
 
@@ -146,6 +149,24 @@ stories! {
         assert!(world.processes_left().iter().all(|process| !process.contains("sleep")));
         let told = world.build("succeeds", &[]);
         told.ended(0, "succeeded");
+    }
+
+    fn a_podman_that_hangs_keeps_no_signal_back(world) {
+        if world.runtime() != Runtime::Podman {
+            return;
+        }
+        let mut going = world.start_build("catches-sigterm", &["--grace", "120s"]);
+        going.until("started");
+        let stopped = world.stop_podman();
+        going.signal(Signal::SIGINT);
+        let since = Instant::now();
+        wait_until("the job has ended", || world.processes_left().iter().all(|process| !process.contains("build.sh")));
+        assert!(since.elapsed() < AT_ONCE, "{:?}", since.elapsed());
+        // What it said last was on its way through podman.
+        drop(stopped);
+        let told = going.end();
+        told.ended(130, "cancelled");
+        assert!(told.err().contains("asked to end"), "{}", told.err());
     }
 
     fn a_podman_that_never_answers_is_told(world) {

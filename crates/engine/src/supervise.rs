@@ -118,7 +118,7 @@ pub(crate) async fn supervise(
         let polite = cause.is_some() && !by_force;
         stopped = stopped.or(cause);
         // The first process of a pid namespace that neither handles nor blocks the signal will never notice it.
-        phase = if polite && sandbox.stop(bounds.stop_signal).await {
+        phase = if polite && sandbox.stop(bounds.stop_signal) {
             Phase::Grace(Instant::now() + bounds.grace)
         } else if let Err(error) = sandbox.kill() {
             break Err(error);

@@ -37,8 +37,9 @@ pub(crate) trait Container: Debug + Send + Sync {
     fn start(&mut self) -> Doing<'_, Result<Logs, SandboxError>>;
 
     /// Asks the job's first process to end. Returns whether it can notice: the first process of a pid namespace is met
-    /// only by signals that it handles or blocks, and by `SIGKILL`; if it does neither, waiting for it is pointless.
-    fn stop(&mut self, signal: Signal) -> Doing<'_, bool>;
+    /// only by signals that it handles or blocks, and by `SIGKILL`; if it does neither, waiting for it is pointless. Waits
+    /// for no service: whoever watches the job goes on watching.
+    fn stop(&mut self, signal: Signal) -> bool;
 
     /// Kills everything of the job, frozen or stopped or not; `wait` then returns. Needs no service to answer.
     ///

@@ -13,6 +13,7 @@ mod contract;
 mod crun;
 mod disk;
 mod error;
+mod first;
 #[doc(hidden)]
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

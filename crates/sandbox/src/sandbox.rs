@@ -139,8 +139,8 @@ impl Sandbox {
 
     /// Asks the job's first process to end. Returns whether it can notice: the first process of a pid namespace is met
     /// only by signals that it handles or blocks, and by `SIGKILL`; if it does neither, waiting for it is pointless.
-    pub async fn stop(&mut self, signal: Signal) -> bool {
-        self.container.stop(signal).await
+    pub fn stop(&mut self, signal: Signal) -> bool {
+        self.container.stop(signal)
     }
 
     /// Kills everything of the job. [`Sandbox::wait`] then returns.

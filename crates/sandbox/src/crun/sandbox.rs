@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bryo_model::{NetworkMode, ResourceUse};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use super::ahead::Wanted;
 use super::bundle::{self, Placement};
@@ -19,9 +18,9 @@ use super::{Connected, CrunRuntime, Ready};
 use crate::apparmor;
 use crate::cgroup::{JobCgroup, name_of};
 use crate::contract::{Container, Doing};
+use crate::first::FirstProcess;
 use crate::logs::Logs;
 use crate::network::{DNS, Traffic, resolver};
-use crate::proc::{can_notice, is_first};
 use crate::selinux::Labels;
 use crate::userns::{Nested, Worker};
 use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
@@ -305,22 +304,18 @@ impl CrunSandbox {
 
     /// Sends a signal to the job's first process. Returns whether that process can notice it at all.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
-        let Some(pid) = self.init_pid() else {
-            return false;
-        };
-        if !can_notice(pid.as_raw(), signal) {
-            return false;
-        }
-        kill(pid, signal).is_ok()
+        self.first()
+            .is_some_and(|first| first.can_notice(signal) && first.send(signal).is_ok())
     }
 
     /// The job's first process: the one in the container's cgroup that is number 1 of a pid namespace. crun's pid file would
     /// come too late, after the job has begun, and could name a process that is another by now.
-    fn init_pid(&self) -> Option<Pid> {
-        let procs = self.cgroup.dir().join(BOX).join("cgroup.procs");
-        let procs = fs::read_to_string(procs).ok()?;
-        let mut pids = procs.lines().filter_map(|line| line.parse().ok());
-        pids.find(|pid| is_first(*pid)).map(Pid::from_raw)
+    fn first(&self) -> Option<FirstProcess> {
+        let dir = self.cgroup.dir().join(BOX);
+        let procs = fs::read_to_string(dir.join("cgroup.procs")).ok()?;
+        let pids = procs.lines().filter_map(|line| line.parse().ok());
+        pids.filter_map(|pid| FirstProcess::hold(pid, &dir))
+            .find(FirstProcess::is_first)
     }
 
     /// Kills everything of the job.
@@ -387,8 +382,8 @@ impl Container for CrunSandbox {
         Box::pin(Self::start(self))
     }
 
-    fn stop(&mut self, signal: Signal) -> Doing<'_, bool> {
-        Box::pin(async move { self.signal(signal) })
+    fn stop(&mut self, signal: Signal) -> bool {
+        self.signal(signal)
     }
 
     fn kill(&mut self) -> Result<(), SandboxError> {

@@ -33,6 +33,9 @@ const STARTING: Duration = Duration::from_secs(60);
 /// So long whoever wants to end the job waits for the answer to a start that was asked for.
 const LETTING_GO: Duration = Duration::from_secs(3);
 
+/// A signal that comes later than this is of no use.
+const SIGNALLING: Duration = Duration::from_secs(5);
+
 /// After the last process is gone, conmon writes the exit code within a millisecond or two. Looks until then: so many,
 /// so far apart; after that `wait` is asked.
 const LOOKS: [u64; 6] = [0, 1, 2, 4, 8, 16];
@@ -306,25 +309,32 @@ impl PodmanContainer {
         }
     }
 
-    /// Sends a signal to the job's first process. One that is over is no error.
+    /// Has podman send a signal to the job's first process. One that is over is no error.
+    ///
+    /// The future holds nothing of the container: whoever cannot wait for a service spawns it.
     ///
     /// # Errors
     ///
     /// When podman cannot.
-    pub(crate) async fn signal(&self, signal: i32) -> Result<(), SandboxError> {
-        match self
-            .client
-            .send(self.post(&format!("kill?signal={signal}")))
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(e)
-                if e.refusal()
-                    .is_some_and(|r| r.is_wrong_state() || r.is_no_such_container()) =>
-            {
-                Ok(())
+    pub(crate) fn signal(
+        &self,
+        signal: i32,
+    ) -> impl Future<Output = Result<(), SandboxError>> + Send + 'static {
+        let call = self
+            .post(&format!("kill?signal={signal}"))
+            .within(SIGNALLING);
+        let client = self.client.clone();
+        async move {
+            match client.send(call).await {
+                Ok(_) => Ok(()),
+                Err(e)
+                    if e.refusal()
+                        .is_some_and(|r| r.is_wrong_state() || r.is_no_such_container()) =>
+                {
+                    Ok(())
+                }
+                Err(e) => Err(e.during("signal the container")),
             }
-            Err(e) => Err(e.during("signal the container")),
         }
     }
 

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bryo_model::{IdSlot, LimitPolicy, Limits, NetworkMode, ResourceUse};
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+use rustix::io::Errno;
 
 use super::info::CgroupManager;
 use super::network::dns;
@@ -17,9 +16,10 @@ use super::proof;
 use super::{Init, Placement, PodmanClient, PodmanContainer, PodmanInfo, socket_path};
 use crate::cgroup::JobCgroup;
 use crate::contract::{Container, Doing};
+use crate::first::FirstProcess;
 use crate::logs::Logs;
 use crate::network::{Traffic, close_network, own_addresses, rules};
-use crate::proc::{can_notice, is_in, parent_of};
+use crate::proc::parent_of;
 use crate::runtime::RuntimePlaces;
 use crate::selinux::{self, Labels};
 use crate::userns::UserNamespace;
@@ -291,16 +291,32 @@ impl PodmanSandbox {
         self.container()?.wait().await
     }
 
-    pub(crate) async fn signal(&mut self, signal: Signal) -> bool {
-        let Some(Init::Ready { pid }) = self.init else {
+    /// Sends a signal to the job's first process. Returns whether that process can notice it at all.
+    ///
+    /// No service is needed where the kernel lets us. Where something else does not, AppArmor for instance, podman is asked
+    /// and not waited for: the time that the job is given begins at once.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        let Some(first) = self.first() else {
             return false;
         };
-        if !can_notice(pid, signal) {
+        if !first.can_notice(signal) {
             return false;
         }
-        match self.container() {
-            Ok(container) => container.signal(signal as i32).await.is_ok(),
-            Err(_) => false,
+        match (first.send(signal), &self.container) {
+            (Ok(()), _) => true,
+            (Err(Errno::PERM | Errno::ACCESS), Some(container)) => {
+                tokio::spawn(container.signal(signal as i32));
+                true
+            }
+            (Err(_), _) => false,
+        }
+    }
+
+    /// The job's first process, if it is there.
+    fn first(&self) -> Option<FirstProcess> {
+        match self.init {
+            Some(Init::Ready { pid }) => FirstProcess::hold(pid, self.cgroup.dir()),
+            _ => None,
         }
     }
 
@@ -309,16 +325,9 @@ impl PodmanSandbox {
     /// Not the whole cgroup: conmon may be in it, and podman takes ten seconds to notice a container without one. What
     /// should still be there is killed with the cgroup when it is removed.
     pub(crate) fn kill(&mut self) -> Result<(), SandboxError> {
-        match self.init {
-            Some(Init::Ready { pid }) if is_in(pid, self.cgroup.dir()) => {
-                kill(Pid::from_raw(pid), Signal::SIGKILL)
-                    .or_else(|_| self.cgroup.kill().map_err(|_| Errno::ESRCH))
-                    .map_err(|source| SandboxError::System {
-                        what: "kill the job",
-                        source: source.into(),
-                    })
-            }
-            _ => self.cgroup.kill(),
+        match self.first().map(|first| first.send(Signal::SIGKILL)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) | None => self.cgroup.kill(),
         }
     }
 
@@ -360,11 +369,10 @@ impl PodmanSandbox {
         if let Some(container) = &mut self.container {
             container.settle().await;
         }
-        if let Some(Init::Ready { pid }) = self.init.take()
-            && is_in(pid, self.cgroup.dir())
-        {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        if let Some(first) = self.first() {
+            let _ = first.send(Signal::SIGKILL);
         }
+        self.init = None;
         if let Err(error) = self.remove_container().await {
             left.push(Leftover(format!("container {}: {error}", self.name)));
         }
@@ -378,8 +386,8 @@ impl Container for PodmanSandbox {
         Box::pin(Self::start(self))
     }
 
-    fn stop(&mut self, signal: Signal) -> Doing<'_, bool> {
-        Box::pin(Self::signal(self, signal))
+    fn stop(&mut self, signal: Signal) -> bool {
+        self.signal(signal)
     }
 
     fn kill(&mut self) -> Result<(), SandboxError> {
