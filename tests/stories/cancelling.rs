@@ -5,12 +5,13 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::stories;
-use bryo_stories::{Going, Runtime, World, wait_until};
+use bryo_stories::{Going, HeldStore, Runtime, World, wait_until};
 
 /// A server that accepts and never answers; the attempt is stuck in whatever stage speaks to it.
 fn silent() -> (TcpListener, String) {
@@ -151,6 +152,30 @@ stories! {
         world.build("succeeds", &[]).ended(0, "succeeded");
     }
 
+    fn while_podman_makes_the_container(world) {
+        let Some((store, going)) = while_podman_makes_it(world) else { return };
+        going.signal(Signal::SIGTERM);
+        std::thread::sleep(PAUSE);
+        drop(store);
+        going.end().ended(130, "cancelled");
+    }
+
+    fn twice_while_podman_makes_the_container(world) {
+        let Some((store, going)) = while_podman_makes_it(world) else { return };
+        going.signal(Signal::SIGINT);
+        std::thread::sleep(PAUSE);
+        going.signal(Signal::SIGINT);
+        std::thread::sleep(PAUSE);
+        drop(store);
+        let told = going.end_whatever_is_left();
+        let report = told.report();
+        assert_eq!((told.code, &report["verdict"]), (130, &"cancelled".into()), "{}", told.err());
+        // Whether anything is left only podman knows. If so, it is found by its mark.
+        assert!(report["leftovers"].to_string().contains("podman was still making it"), "{report:#}");
+        std::thread::sleep(PAUSE);
+        world.build("succeeds", &[]).ended(0, "succeeded");
+    }
+
     fn while_podman_starts_the_container(world) {
         let Some(slow) = SlowStart::new(world) else { return };
         let going = slow.start(world);
@@ -169,6 +194,25 @@ stories! {
         // Which removes what is left.
         world.build("succeeds", &[]).ended(0, "succeeded");
     }
+}
+
+/// How long podman is kept from making a container that is given up meanwhile. Whoever does not wait for it is gone by then,
+/// and once it is let go it needs less.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Starts a job and waits until podman is making its container, which it goes on with when the store is let go. None where
+/// podman is not what is told about.
+fn while_podman_makes_it(world: &World) -> Option<(HeldStore, Going<'_>)> {
+    if world.runtime() != Runtime::Podman {
+        return None;
+    }
+    // So that nothing else has to be added to the store.
+    world.build("succeeds", &[]).ended(0, "succeeded");
+    std::fs::remove_dir_all(world.site()).unwrap();
+    let store = HeldStore::hold();
+    let going = world.start_command(&mut job(world, "podman", &["true"]));
+    wait_until("the container is being made", || store.is_waited_for());
+    Some((store, going))
 }
 
 /// A podman service of its own, whose crun is slow to start what it has made. A job that is ended meanwhile must not be

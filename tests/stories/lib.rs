@@ -23,6 +23,7 @@ mod http;
 mod jobs;
 mod look;
 mod repository;
+mod store;
 mod told;
 mod world;
 
@@ -33,5 +34,6 @@ pub use gate::Gate;
 pub use http::Request;
 pub use jobs::{let_go, running_jobs};
 pub use repository::Repository;
+pub use store::HeldStore;
 pub use told::Told;
 pub use world::{Going, Runtime, World, wait_until};

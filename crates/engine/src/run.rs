@@ -1,10 +1,13 @@
 //! The third stage: the job runs, and its end is judged.
 
+use std::time::Duration;
+
 use bryo_image::Image;
 use bryo_model::{RuntimeKind, StopSignal};
 use bryo_sandbox::{DiskWatch, Exit, Logs, Ready, Runtime, Sandbox, SandboxError, SandboxSpec};
 use bryo_source::Checkout;
 use nix::sys::signal::Signal;
+use tokio::time::timeout;
 
 use crate::attempt::Attempt;
 use crate::cause::{Cause, Facts, end_of};
@@ -15,6 +18,9 @@ use crate::record::with_the_engines;
 use crate::setup::network;
 use crate::supervise::{Bounds, Ended, supervise};
 use crate::work::Work;
+
+/// How long whoever wants to stop waits for a service that is making a container: some hundred milliseconds are usual.
+const LETTING_GO: Duration = Duration::from_secs(10);
 
 impl Attempt<'_> {
     pub(crate) async fn run_job(
@@ -89,28 +95,58 @@ impl Attempt<'_> {
         self.judge(ended)
     }
 
-    /// A service that makes containers may take its time, and is not waited for by who wants to stop: what it made is then
-    /// removed by its name.
+    /// A service that makes containers may take its time, and is not waited for longer than [`LETTING_GO`] by who wants to
+    /// stop.
     async fn create(
         &mut self,
         runtime: &Runtime,
         spec: &SandboxSpec,
         ready: Ready,
     ) -> Result<Sandbox, Cause> {
-        let create = Box::pin(runtime.create(spec, ready));
+        let mut create = Box::pin(runtime.create(spec, ready));
         // Without a service it takes no time, and what it took over must not be dropped half-way.
         if runtime.kind() == RuntimeKind::Crun {
             return create.await.map_err(Cause::Sandbox);
         }
-        match self.guarded(create).await {
+        match self.guarded(&mut create).await {
             Ok(created) => created.map_err(Cause::Sandbox),
             Err(stopped) => {
-                if let Err(error) = runtime.sweep(spec.name.as_str(), &spec.work).await {
-                    self.record.leftovers.push(error.to_string());
-                }
+                self.unmake(runtime, spec, create).await;
                 Err(stopped)
             }
         }
+    }
+
+    /// Removes what is being made and nobody wants any more.
+    ///
+    /// A service that was asked to make a container goes on when nobody waits for it, and what is not there yet cannot be
+    /// removed: so its answer is waited for. One that does not answer leaves something, which is told; whoever sweeps later
+    /// finds it by its label.
+    async fn unmake(
+        &mut self,
+        runtime: &Runtime,
+        spec: &SandboxSpec,
+        create: impl Future<Output = Result<Sandbox, SandboxError>>,
+    ) {
+        let made = tokio::select! {
+            made = timeout(LETTING_GO, create) => made.ok(),
+            () = self.control.killed() => None,
+        };
+        let answered = made.is_some();
+        if let Some(Ok(mut sandbox)) = made {
+            let left = sandbox.close().await;
+            let left = left.iter().map(ToString::to_string);
+            self.record.leftovers.extend(left);
+            return;
+        }
+        let name = &spec.name;
+        let why = match runtime.sweep(name.as_str(), &spec.work).await {
+            Err(error) => error.to_string(),
+            Ok(()) if answered => return,
+            Ok(()) => "podman was still making it".to_owned(),
+        };
+        let text = format!("container {name}: {why}");
+        self.record.leftovers.push(text);
     }
 
     /// From the job's first instruction to its end, with everything that bounds it.
