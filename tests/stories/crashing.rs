@@ -13,6 +13,9 @@ use crate::stories;
 /// Long for a signal on the slowest machine, short for a service that does not answer.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
+/// What begins later than the program itself ends later by less than this.
+const A_LITTLE: Duration = Duration::from_secs(2);
+
 /// Numbers that look random and are the same each time (xorshift64*).
 pub(crate) struct Random(pub(crate) u64);
 
@@ -26,6 +29,10 @@ impl Random {
 }
 
 fn command(world: &World, source: &str, network: &str) -> Command {
+    command_with(world, source, network, &[])
+}
+
+fn command_with(world: &World, source: &str, network: &str, options: &[&str]) -> Command {
     let mut command = world.command();
     command
         .args([
@@ -38,6 +45,7 @@ fn command(world: &World, source: &str, network: &str) -> Command {
         ])
         .args(["--image", &world.image("busybox.tar"), "--output"])
         .arg(world.site())
+        .args(options)
         .args(["--", "sh", "/repo/build.sh"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -186,16 +194,8 @@ stories! {
 
     fn nobody_reads(world) {
         let repository = world.repository("prints-100-mb");
-        let image = world.image("busybox.tar");
-        let mut command = world.command();
-        command
-            .args(["run", repository.path().to_str().unwrap(), "--network", "none", "--timeout", "2s"])
-            .args(["--runtime", world.runtime().word(), "--image", &image, "--output"])
-            .arg(world.site())
-            .args(["--", "sh", "/repo/build.sh"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let mut command = command_with(world, repository.path().to_str().unwrap(), "none", &["--timeout", "2s"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let since = Instant::now();
         let mut child = command.spawn().unwrap();
         // Its pipes stay open and unread. The time limit holds all the same.
@@ -205,5 +205,23 @@ stories! {
         kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGKILL).unwrap();
         child.wait().unwrap();
         assert!(!world.site().exists());
+    }
+
+    fn who_reads_late_makes_no_job_late(world) {
+        let repository = world.repository("prints-many-pieces");
+        let limit = Duration::from_secs(8);
+        let options = ["--stage-timeout", "run=8s", "--disk", "1g"];
+        let mut command = command_with(world, repository.path().to_str().unwrap(), "none", &options);
+        command.stdout(Stdio::piped());
+        let since = Instant::now();
+        let child = command.spawn().unwrap();
+        let runs = || world.processes_left().iter().any(|process| process.contains("in a job's cgroup: sh /repo"));
+        wait_until("the job runs", runs);
+        wait_until("the job has ended", || !runs());
+        assert!(since.elapsed() < limit, "it was late indeed: {:?}", since.elapsed());
+        wait_until("its time is up", || since.elapsed() > limit + A_LITTLE);
+        let out = child.wait_with_output().unwrap();
+        assert!(out.status.success(), "{}", out.status);
+        assert!(out.stdout.ends_with(b"piece 200\n"));
     }
 }

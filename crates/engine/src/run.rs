@@ -159,6 +159,7 @@ impl Attempt<'_> {
     ) -> Ended {
         let bounds = Bounds {
             deadline: self.next_deadline(),
+            whole: self.deadline,
             silence: self.job.limits.silence,
             grace: self.job.limits.grace,
             stop_signal: self.stop_signal(image),
@@ -168,6 +169,10 @@ impl Attempt<'_> {
         let trouble = trouble(disk.as_mut(), lost);
         let mut ended = supervise(sandbox, logs, bounds, self.control, log, trouble).await;
         self.record.resources = sandbox.usage();
+        if ended.stopped.is_none() {
+            // The job has kept to it. What is left to do is not the job's.
+            self.stage_deadline = None;
+        }
         if let Some(disk) = &mut disk {
             self.last_look(disk, &mut ended).await;
         }

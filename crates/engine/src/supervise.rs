@@ -20,6 +20,8 @@ const DYING: Duration = Duration::from_secs(10);
 pub(crate) struct Bounds {
     /// When it must have ended, and by which bound.
     pub(crate) deadline: (Instant, TimeLimit),
+    /// When the whole attempt must have ended.
+    pub(crate) whole: Instant,
     /// How long it may write nothing.
     pub(crate) silence: Option<Duration>,
     pub(crate) grace: Duration,
@@ -63,7 +65,7 @@ enum Wake {
 pub(crate) async fn supervise(
     sandbox: &mut Sandbox,
     mut logs: Logs,
-    bounds: Bounds,
+    mut bounds: Bounds,
     control: &Control,
     log: &mut JobLog,
     trouble: impl Future<Output = Cause>,
@@ -107,6 +109,11 @@ pub(crate) async fn supervise(
                 if limit == TimeLimit::Silence && log.is_held_up() {
                     // It is the consumer that keeps silent: what the job wrote waits for room.
                     heard = Instant::now();
+                    continue;
+                }
+                if limit == TimeLimit::Stage && log.is_held_up() && sandbox.has_ended() {
+                    // It is the consumer that is late: the job has ended, and what it wrote waits for room.
+                    bounds.deadline = (bounds.whole, TimeLimit::Attempt);
                     continue;
                 }
                 Some(Cause::Late(limit, Stage::Run))

@@ -55,6 +55,9 @@ pub(crate) trait Container: Debug + Send + Sync {
     /// When the runtime could not make the container, or lost it.
     fn wait(&mut self) -> Doing<'_, Result<Exit, SandboxError>>;
 
+    /// Whether the started job has ended, though `wait` may not have said so yet. Needs no service to answer.
+    fn has_ended(&self) -> bool;
+
     /// Removes everything but the work directory: processes, cgroup, mounts, namespaces, network. Never stops early; safe to
     /// repeat.
     fn remove(&mut self) -> Doing<'_, Vec<Leftover>>;

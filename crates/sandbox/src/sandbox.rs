@@ -152,6 +152,12 @@ impl Sandbox {
         self.container.kill()
     }
 
+    /// Whether the started job has ended, though nobody has waited for it yet.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.container.has_ended()
+    }
+
     /// What the job used so far, as the kernel counts it.
     #[must_use]
     pub fn usage(&self) -> ResourceUse {

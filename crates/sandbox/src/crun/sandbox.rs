@@ -394,6 +394,10 @@ impl Container for CrunSandbox {
         Box::pin(Self::wait(self))
     }
 
+    fn has_ended(&self) -> bool {
+        parent::read(&self.end_file()).is_some()
+    }
+
     fn remove(&mut self) -> Doing<'_, Vec<Leftover>> {
         Box::pin(Self::remove(self))
     }

@@ -309,6 +309,13 @@ impl PodmanContainer {
         }
     }
 
+    /// Whether no process is left of what was prepared.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ready
+            .as_ref()
+            .is_some_and(|ready| ready.watch.is_empty())
+    }
+
     /// Has podman send a signal to the job's first process. One that is over is no error.
     ///
     /// The future holds nothing of the container: whoever cannot wait for a service spawns it.

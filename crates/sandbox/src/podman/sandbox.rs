@@ -398,6 +398,12 @@ impl Container for PodmanSandbox {
         Box::pin(Self::wait(self))
     }
 
+    fn has_ended(&self) -> bool {
+        self.container
+            .as_ref()
+            .is_some_and(PodmanContainer::has_ended)
+    }
+
     fn remove(&mut self) -> Doing<'_, Vec<Leftover>> {
         Box::pin(Self::remove(self))
     }

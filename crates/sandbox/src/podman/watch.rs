@@ -63,12 +63,16 @@ impl Watch {
 
     /// Waits until no process is left in it. Safe to drop and to call again.
     pub(super) async fn emptied(&self) {
-        // A cgroup that was removed cannot be read any more, and nothing is in it.
-        while self.0.text().lines().any(|line| line == "populated 1") {
+        while !self.is_empty() {
             if !self.0.changed().await {
                 return;
             }
         }
+    }
+
+    /// Whether no process is left in it. A cgroup that was removed cannot be read any more, and nothing is in it.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.0.text().lines().any(|line| line == "populated 1")
     }
 }
 
