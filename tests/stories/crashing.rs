@@ -13,6 +13,9 @@ use crate::stories;
 /// Long for a signal on the slowest machine, short for a service that does not answer.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
+/// Long for a clean-up without podman, which is asked once.
+const CLEANED_UP: Duration = Duration::from_secs(30);
+
 /// What begins later than the program itself ends later by less than this.
 const A_LITTLE: Duration = Duration::from_secs(2);
 
@@ -175,6 +178,24 @@ stories! {
         let told = going.end();
         told.ended(130, "cancelled");
         assert!(told.err().contains("asked to end"), "{}", told.err());
+    }
+
+    fn a_podman_that_hangs_costs_no_grace(world) {
+        if world.runtime() != Runtime::Podman {
+            return;
+        }
+        let mut going = world.start_build("catches-sigterm", &["--grace", "120s"]);
+        going.until("started");
+        let stopped = world.stop_podman();
+        going.signal(Signal::SIGINT);
+        let since = Instant::now();
+        let told = going.end_whatever_is_left();
+        assert!(since.elapsed() < CLEANED_UP, "{:?}", since.elapsed());
+        drop(stopped);
+        let report = told.report();
+        assert_eq!((told.code, &report["verdict"]), (130, &"cancelled".into()), "{}", told.err());
+        assert!(report["leftovers"].to_string().contains("container"), "{report:#}");
+        world.build("succeeds", &[]).ended(0, "succeeded");
     }
 
     fn a_podman_that_never_answers_is_told(world) {

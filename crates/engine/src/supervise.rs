@@ -15,6 +15,9 @@ use crate::logs::{JobLog, LAST_WORDS, Taken};
 /// After a kill the kernel ends everything at once; what is there after this is held by the kernel itself.
 const DYING: Duration = Duration::from_secs(10);
 
+/// How long a service may take to say that a job has ended that was to end: nothing else is learnt from it.
+const ANSWERING: Duration = Duration::from_secs(2);
+
 /// Bounds on the run stage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
@@ -43,12 +46,16 @@ enum Phase {
     Grace(Instant),
     /// It was killed; what is left at this time cannot be killed.
     Killed(Instant),
+    /// It has ended, as it was to; a service that has not said so at this time does not answer.
+    Gone(Instant),
 }
 
 /// What made the supervisor look up.
 enum Wake {
     /// Something came of the job's output.
     Output(Taken),
+    /// The job has ended, whether or not a service says so.
+    Gone,
     /// The job has ended.
     Ended(Result<Exit, SandboxError>),
     /// The caller asked for its end.
@@ -71,6 +78,7 @@ pub(crate) async fn supervise(
     trouble: impl Future<Output = Cause>,
 ) -> Ended {
     let mut trouble = pin!(trouble);
+    let mut gone = pin!(sandbox.ended());
     let mut phase = Phase::Running;
     let mut stopped = None;
     let mut heard = Instant::now();
@@ -79,12 +87,14 @@ pub(crate) async fn supervise(
         let (until, running, killed) = match phase {
             Phase::Running => (bounds.late_at(heard).0, true, false),
             Phase::Grace(until) => (until, false, false),
-            Phase::Killed(until) => (until, false, true),
+            Phase::Killed(until) | Phase::Gone(until) => (until, false, true),
         };
+        let stopping = matches!(phase, Phase::Grace(_) | Phase::Killed(_));
         let wake = tokio::select! {
             taken = log.next(&mut logs), if !closed => Wake::Output(taken),
             // A job may close its output and go on; it is bounded all the same.
             exit = sandbox.wait(), if closed => Wake::Ended(exit),
+            () = &mut gone, if stopping => Wake::Gone,
             () = control.cancelled(), if running => Wake::Cancelled,
             () = control.killed(), if !killed => Wake::Kill,
             cause = &mut trouble, if running => Wake::Over(cause),
@@ -98,6 +108,10 @@ pub(crate) async fn supervise(
             }
             Wake::Output(Taken::Silent) => {
                 closed = true;
+                continue;
+            }
+            Wake::Gone => {
+                phase = Phase::Gone(Instant::now() + ANSWERING);
                 continue;
             }
             Wake::Ended(exit) => break exit,
@@ -118,6 +132,7 @@ pub(crate) async fn supervise(
                 }
                 Some(Cause::Late(limit, Stage::Run))
             }
+            // Of one that has ended nobody learns this: why it was stopped outranks it.
             Wake::Late if killed => break Err(SandboxError::Unkillable),
             Wake::Over(cause) => Some(cause),
             Wake::Kill | Wake::Late => None,
@@ -135,7 +150,7 @@ pub(crate) async fn supervise(
             Phase::Killed(Instant::now() + DYING)
         };
     };
-    if matches!(phase, Phase::Killed(_)) {
+    if matches!(phase, Phase::Killed(_) | Phase::Gone(_)) {
         let last_words = async { while matches!(log.next(&mut logs).await, Taken::Piece) {} };
         let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
     }

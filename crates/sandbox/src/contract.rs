@@ -58,6 +58,10 @@ pub(crate) trait Container: Debug + Send + Sync {
     /// Whether the started job has ended, though `wait` may not have said so yet. Needs no service to answer.
     fn has_ended(&self) -> bool;
 
+    /// Waits until the job has ended, where `wait` and the job's output come through a service, which may not answer.
+    /// Elsewhere it waits for ever: they tell as much.
+    fn ended(&self) -> Doing<'static, ()>;
+
     /// Removes everything but the work directory: processes, cgroup, mounts, namespaces, network. Never stops early; safe to
     /// repeat.
     fn remove(&mut self) -> Doing<'_, Vec<Leftover>>;

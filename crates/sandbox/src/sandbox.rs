@@ -158,6 +158,11 @@ impl Sandbox {
         self.container.has_ended()
     }
 
+    /// Waits until the job has ended although a service does not say so. Without a service it waits for ever.
+    pub fn ended(&self) -> impl Future<Output = ()> + 'static {
+        self.container.ended()
+    }
+
     /// What the job used so far, as the kernel counts it.
     #[must_use]
     pub fn usage(&self) -> ResourceUse {

@@ -398,6 +398,10 @@ impl Container for CrunSandbox {
         parent::read(&self.end_file()).is_some()
     }
 
+    fn ended(&self) -> Doing<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+
     fn remove(&mut self) -> Doing<'_, Vec<Leftover>> {
         Box::pin(Self::remove(self))
     }

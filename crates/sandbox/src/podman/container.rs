@@ -12,6 +12,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -65,6 +66,8 @@ struct Ready {
     /// The runtime's, until it becomes the job.
     name: String,
     watch: Watch,
+    /// For whoever waits for the end alone, while the other waits for what podman says of it.
+    end: Arc<Watch>,
     refusals: Option<Refusals>,
     upper: Option<PathBuf>,
     recipe: PathBuf,
@@ -172,7 +175,8 @@ impl PodmanContainer {
             mount_label: &made.mount_label,
         };
         let cgroup = proof::before_start(pid, &self.cgroup_parent, confinement, &self.expected)?;
-        let watch = Watch::open(&cgroup).map_err(SandboxError::file("watch", &cgroup))?;
+        let watch = || Watch::open(&cgroup).map_err(SandboxError::file("watch", &cgroup));
+        let (watch, end) = (watch()?, Arc::new(watch()?));
         self.die_whole(&cgroup)?;
         self.ready = Some(Ready {
             pid,
@@ -184,6 +188,7 @@ impl PodmanContainer {
                 .and_then(|data| data.upper_dir),
             recipe: made.recipe,
             watch,
+            end,
         });
         Ok(Init::Ready { pid })
     }
@@ -314,6 +319,17 @@ impl PodmanContainer {
         self.ready
             .as_ref()
             .is_some_and(|ready| ready.watch.is_empty())
+    }
+
+    /// Waits until no process is left of what was prepared.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let end = self.ready.as_ref().map(|ready| Arc::clone(&ready.end));
+        async move {
+            match end {
+                Some(end) => end.emptied().await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Has podman send a signal to the job's first process. One that is over is no error.

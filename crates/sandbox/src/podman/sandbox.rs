@@ -404,6 +404,13 @@ impl Container for PodmanSandbox {
             .is_some_and(PodmanContainer::has_ended)
     }
 
+    fn ended(&self) -> Doing<'static, ()> {
+        match &self.container {
+            Some(container) => Box::pin(container.ended()),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+
     fn remove(&mut self) -> Doing<'_, Vec<Leftover>> {
         Box::pin(Self::remove(self))
     }
