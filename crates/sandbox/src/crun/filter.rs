@@ -91,10 +91,24 @@ impl Filter {
         // Read before anybody is asked: a short job's container is gone by then.
         if is_made(&made).await
             && let Ok(compiled) = fs::read(container.join("seccomp.bpf"))
-            && knows_the_annotation(&self.crun).await
+            && self.is_understood().await
         {
             let _ = tokio::task::spawn_blocking(move || self.take(&compiled)).await;
         }
+    }
+
+    /// Whether this crun knows the annotation. Newer ones do not even say which one they are without a directory for their
+    /// state, and would make one.
+    async fn is_understood(&self) -> bool {
+        let Some(state) = self.file.parent() else {
+            return false;
+        };
+        let asked = Program::new(&self.crun)
+            .arg("--root")
+            .arg(state)
+            .arg("--version");
+        let said = asked.finish(b"", 4096, PATIENCE).await;
+        said.is_ok_and(|said| version(&String::from_utf8_lossy(&said.stdout)) >= Some(KNOWS))
     }
 
     fn take(&self, compiled: &[u8]) -> std::io::Result<()> {
@@ -134,12 +148,6 @@ pub(super) fn stand_in(profile: &LinuxSeccomp) -> Result<LinuxSeccomp, OciSpecEr
     Ok(stand_in)
 }
 
-async fn knows_the_annotation(crun: &Path) -> bool {
-    let asked = Program::new(crun).arg("--version");
-    let said = asked.finish(b"", 4096, PATIENCE).await;
-    said.is_ok_and(|said| version(&String::from_utf8_lossy(&said.stdout)) >= Some(KNOWS))
-}
-
 /// Of `crun version 1.8.1` and what follows it.
 fn version(said: &str) -> Option<(u32, u32)> {
     let mut numbers = said.strip_prefix("crun version ")?.split(['.', '\n']);
@@ -149,6 +157,8 @@ fn version(said: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -182,6 +192,26 @@ mod tests {
         };
         assert!(!tokio::join!(is_made(&file), gone).0);
         assert!(since.elapsed() < LATEST, "the attempt is over");
+    }
+
+    /// A crun as of 1.9: without a directory for its state it says nothing.
+    #[tokio::test]
+    async fn a_crun_that_wants_a_directory_before_it_says_which_one_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let crun = dir.path().join("crun");
+        let script = "#!/bin/sh\n[ \"$1\" = --root ] && [ -d \"$2\" ] && [ \"$3\" = --version ] && echo crun version $VERSION\n";
+        for (version, understood) in [("1.21", true), ("0.16", false)] {
+            fs::write(&crun, script.replace("$VERSION", version)).unwrap();
+            fs::set_permissions(&crun, fs::Permissions::from_mode(0o755)).unwrap();
+            let filter = Filter::new(dir.path(), &LinuxSeccomp::default(), &crun);
+            // A file that was just written may still be open in a child of another test.
+            let mut tries = 0;
+            while filter.is_understood().await != understood && tries < 50 {
+                tries += 1;
+                tokio::time::sleep(FIRST_LOOK).await;
+            }
+            assert!(tries < 50, "{version}");
+        }
     }
 
     #[test]

@@ -416,7 +416,7 @@ mod tests {
         assert_eq!(same, Ok(()));
     }
 
-    /// What crun 1.8.1 and 1.21 made of the profiles of Debian 12 and 13, on x86.
+    /// What crun 1.8.1 and 1.21 made of the profiles of Debian 12 and 13 as they are lowered, on x86.
     #[test]
     fn a_distributions_filter_becomes_a_short_search() {
         for program in [
