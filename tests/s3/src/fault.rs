@@ -10,6 +10,8 @@ use tokio::sync::watch;
 pub enum Fault {
     /// This status, with this code in its XML; the store never sees the request.
     Status(u16, &'static str),
+    /// This answer, with this body; the store never sees the request.
+    Answer(u16, String),
     /// The connection is closed, and the store never sees the request.
     Cut,
     /// The store does what it was asked, and the connection is closed without an answer.

@@ -226,6 +226,7 @@ async fn handle(
     });
     match fault {
         Some(Fault::Status(status, code)) => return Ok(refusal(status, code)),
+        Some(Fault::Answer(status, body)) => return Ok(answer(status, body)),
         Some(Fault::Cut) => return Err(Ended),
         Some(Fault::Hang) => match std::future::pending::<Infallible>().await {},
         Some(Fault::Held(gate)) => gate.pass().await,
@@ -246,7 +247,11 @@ fn refusal(status: u16, code: &str) -> Response<Body> {
     let text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>of the test</Message></Error>"
     );
-    let mut response = Response::new(Body::from(text));
+    answer(status, text)
+}
+
+fn answer(status: u16, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response
 }

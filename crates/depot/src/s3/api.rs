@@ -134,12 +134,12 @@ impl Client {
         prefix: &str,
         mut each: impl FnMut(Listed),
     ) -> Result<(), DepotError> {
-        let mut continuation_token = None;
+        let mut token: Option<String> = None;
         loop {
             let command = Command::ListObjectsV2 {
                 prefix: prefix.to_owned(),
                 delimiter: None,
-                continuation_token: continuation_token.take(),
+                continuation_token: token.clone(),
                 start_after: None,
                 max_keys: None,
             };
@@ -156,13 +156,20 @@ impl Client {
                     });
                 }
             }
-            continuation_token = page.next_continuation_token;
             if !page.is_truncated {
                 return Ok(());
             }
-            if continuation_token.is_none() {
-                return Err(ask.failed(Trouble::unreadable("the list goes on and says not where")));
-            }
+            let next = page.next_continuation_token;
+            let why = match &next {
+                None => "the list goes on and says not where",
+                // It would never end.
+                Some(_) if next == token => "the list goes on where it was",
+                Some(_) => {
+                    token = next;
+                    continue;
+                }
+            };
+            return Err(ask.failed(Trouble::unreadable(why)));
         }
     }
 
@@ -207,6 +214,11 @@ impl Client {
         let result: DeleteObjectsResult = answer.xml().map_err(|trouble| ask.failed(trouble))?;
         let mut kept = Vec::new();
         for error in result.errors {
+            // A store's word is no key: it may be one of another version.
+            if !keys.contains(&&error.key) {
+                let why = format!("it tells of {:?}, which it was not asked for", error.key);
+                return Err(ask.failed(Trouble::unreadable(why)));
+            }
             // One object's passing trouble has not been tried again yet.
             kept.extend(self.delete_one(&error.key).await);
         }
@@ -367,3 +379,6 @@ fn extra(headers: &Headers) -> HeaderMap {
     }
     map
 }
+
+#[cfg(test)]
+mod tests;

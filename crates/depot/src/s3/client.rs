@@ -26,7 +26,7 @@ use super::settings::{Retry, S3Settings, S3Tuning};
 use crate::DepotError;
 
 /// The longest answer that is read, in bytes. A page of a list with the longest keys has some 4 MiB.
-const LONGEST_ANSWER: usize = 16 << 20;
+pub(crate) const LONGEST_ANSWER: usize = 16 << 20;
 
 /// What is asked.
 pub(crate) struct Ask<'a> {
@@ -262,7 +262,7 @@ impl Client {
             Command::ListObjectsV2 { .. }
             | Command::ListMultipartUploads { .. }
             | Command::DeleteObjects { .. } => "/",
-            _ => ask.key,
+            _ => alone(ask.key)?,
         };
         let request = ReqwestRequest::new(bucket, path, ask.command.clone())
             .await
@@ -315,6 +315,21 @@ fn bucket(settings: &S3Settings, endpoint: &str) -> Result<Bucket, DepotError> {
     })
 }
 
+/// A key that a URL names as it is. Segments of dots are folded in every URL, a slash at the beginning is taken for the one
+/// before the key, and without a key it is the bucket that is named: each of them is another object than was meant.
+fn alone(key: &str) -> Result<&str, Trouble> {
+    let odd = |segment: &&str| matches!(*segment, "." | "..");
+    let why = match key.split('/').find(odd) {
+        Some(dots) => format!("its key has the segment {dots:?}"),
+        None if key.is_empty() || key.starts_with('/') => "its key begins with no name".to_owned(),
+        None => return Ok(key),
+    };
+    Err(Trouble {
+        fault: StoreFault::Unnameable,
+        ..Trouble::unreadable(why)
+    })
+}
+
 /// In seconds; the other form, a date, is not one that stores use.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers
@@ -331,4 +346,37 @@ fn is_error(body: &[u8]) -> bool {
     let text = std::str::from_utf8(body).unwrap_or_default();
     let root = text.find("?>").map_or(text, |end| &text[end + 2..]);
     root.trim_start().starts_with("<Error")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_named_as_it_is_or_not_at_all() {
+        for key in [
+            "a",
+            "p//index.html",
+            "p/1/...",
+            "p/1/.a/b..",
+            "p/1/%2e%2e/b",
+            "p/1/ ",
+        ] {
+            assert_eq!(alone(key).ok(), Some(key));
+        }
+        for key in [
+            "",
+            "/",
+            "/p/1",
+            "..",
+            "p/1/../2/index.html",
+            "p/./1",
+            "p/1/.",
+            "p/1/..",
+        ] {
+            let trouble = alone(key).unwrap_err();
+            assert_eq!(trouble.fault, StoreFault::Unnameable, "{key}");
+            assert!(!trouble.passing, "{key}");
+        }
+    }
 }

@@ -34,6 +34,8 @@ pub enum StoreFault {
     Refused,
     /// What was answered is no answer of a store.
     NotUnderstood,
+    /// A URL with its key names another object, so the store was not asked.
+    Unnameable,
 }
 
 impl fmt::Display for StoreFault {
@@ -54,6 +56,9 @@ impl fmt::Display for StoreFault {
             Self::Unavailable => "the store is not in order",
             Self::Refused => "the store refuses it",
             Self::NotUnderstood => "this is no answer of an S3 store; check the endpoint",
+            Self::Unnameable => {
+                "a URL with its key names another object, so the store was not asked; see to it with the store's own tools"
+            }
         })
     }
 }

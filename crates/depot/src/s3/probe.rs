@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::api::Listed;
 use super::client::Client;
 use super::fault::StoreFault;
 use super::headers::Headers;
@@ -20,7 +21,13 @@ impl Client {
     /// Lists, puts, reads and deletes. What probes of agents that were killed have left is deleted too.
     pub(crate) async fn probe(&self) -> Result<(), DepotError> {
         let mut probes = Vec::new();
-        let each = |object: super::api::Listed| probes.push(object.key);
+        // What else is there is somebody's whose it is.
+        let each = |object: Listed| {
+            let word = object.key.strip_prefix(PROBES).unwrap_or_default();
+            if word.len() == 16 && word.bytes().all(|b| b.is_ascii_hexdigit()) {
+                probes.push(object.key);
+            }
+        };
         self.list(PROBES, each).await.map_err(lacks(LIST))?;
         let key = format!("{PROBES}{:016x}", fastrand::u64(..));
         let headers = Headers {
