@@ -90,7 +90,7 @@ fn strict() -> JobPolicy {
         images: BTreeMap::new(),
         default_image: None,
         default_registry: None,
-        allowed_images: vec!["registry.example/*".to_owned()],
+        allowed_images: "registry.example/*".parse().into_iter().collect(),
         allowed_hosts: Vec::new(),
         local_sources: false,
         log: ByteSize::new(1 << 20),
@@ -101,7 +101,7 @@ fn open() -> JobPolicy {
     JobPolicy {
         default_registry: Some("docker.io".to_owned()),
         allowed_images: Vec::new(),
-        allowed_hosts: vec!["*".to_owned()],
+        allowed_hosts: "*".parse().into_iter().collect(),
         local_sources: true,
         ..strict()
     }

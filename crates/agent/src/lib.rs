@@ -32,6 +32,7 @@ mod job_log;
 mod lock;
 mod metrics;
 mod notify;
+mod pattern;
 mod policy;
 mod recover;
 mod settings;
@@ -49,6 +50,7 @@ mod tests;
 pub use agent::{Agent, Order};
 pub use doc_thor::ClientError;
 pub use error::AgentError;
+pub use pattern::{HostPattern, ImagePattern, InvalidPattern};
 pub use settings::{
     AgentSettings, CacheBudget, DocThorSettings, FeedName, FeedSettings, InvalidFeedName,
     JobPolicy, Listen, Recovery, Watermarks,

@@ -10,6 +10,8 @@ use std::time::Duration;
 use bryo_depot::{S3Settings, S3Tuning};
 use bryo_model::{ByteSize, Egress, EnvVar, ImageRef, LimitPolicy, Limits, NetworkMode, Secret};
 
+use crate::pattern::{HostPattern, ImagePattern};
+
 /// One agent on one host.
 ///
 /// ```text
@@ -169,12 +171,10 @@ pub struct JobPolicy {
     pub default_image: Option<ImageRef>,
     /// The registry of image names without one, for instance `docker.io`; without it such names are refused.
     pub default_registry: Option<String>,
-    /// Patterns (`*` for any characters) of the images that may run, `registry/name:tag` or `registry/name@digest`.
-    /// Empty means all.
-    pub allowed_images: Vec<String>,
-    /// Patterns of the hosts that sources may come from, `host` or `host:port`. Empty means all but loopback and
-    /// link-local addresses.
-    pub allowed_hosts: Vec<String>,
+    /// The images that may run. Empty means all.
+    pub allowed_images: Vec<ImagePattern>,
+    /// The hosts that sources may come from. Empty means all but loopback and link-local addresses.
+    pub allowed_hosts: Vec<HostPattern>,
     /// Whether a feed may name repositories on this host (`file://`).
     pub local_sources: bool,
     /// Bytes of a job's log that are told to the server, head and tail.

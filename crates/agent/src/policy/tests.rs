@@ -89,7 +89,7 @@ fn sources_on_this_host_are_refused() {
         };
         refuse(&policy(), &wishes, Stage::Fetch, "jobs.allowed-hosts");
         let allowed = JobPolicy {
-            allowed_hosts: vec!["*".to_owned()],
+            allowed_hosts: vec!["*".parse().unwrap()],
             ..policy()
         };
         assert!(grant(&allowed, &wishes).is_ok(), "{url}");
@@ -110,8 +110,8 @@ fn sources_on_this_host_are_refused() {
 fn hosts_can_be_few() {
     let few = JobPolicy {
         allowed_hosts: vec![
-            "*.example.org".to_owned(),
-            "git.example.com:8443".to_owned(),
+            "*.Example.org".parse().unwrap(),
+            "git.example.com:8443".parse().unwrap(),
         ],
         ..policy()
     };
@@ -178,7 +178,7 @@ fn images_come_from_registries() {
 #[test]
 fn images_can_be_few() {
     let few = JobPolicy {
-        allowed_images: vec!["registry.example/docs/*:*".to_owned()],
+        allowed_images: vec!["registry.example/docs/*:*".parse().unwrap()],
         ..policy()
     };
     for (image, good) in [

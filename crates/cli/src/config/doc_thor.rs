@@ -1,6 +1,13 @@
 //! The variables of doc-thor's agent, whose file of variables works unchanged.
 //!
 //! A blank and `#` begin a comment in a value: doc-thor's own example has one, and systemd and `docker run` leave it there.
+//!
+//! `CONTAINER_TIMEOUT` bounds the run alone. An attempt has a bound of its own here, which must not cut the run: it is an
+//! hour more where nobody says it. Where somebody says less, that is a mistake (`settings::jobs`).
+
+use std::time::Duration;
+
+use bryo_model::{Limits, parse_duration};
 
 use super::environment::{Environment, Said};
 use super::fragment::{Entry, Fragment, Origin, Problem};
@@ -9,6 +16,9 @@ use super::kind::{Base, Value};
 
 /// The feed of doc-thor's variables where no file has one.
 const DOC_THOR: &str = "doc-thor";
+
+/// The longest time that a configuration can say.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What doc-thor's variables say: first what its agent does where they say nothing, which is the weakest of all.
 #[derive(Debug, Default)]
@@ -57,6 +67,13 @@ pub(crate) fn read(
         ),
         (Some(_), feeds) => {
             let feed = feeds.first().copied().unwrap_or(DOC_THOR);
+            // What fetching and publishing may take, doc-thor's agent does not count.
+            if let Ok(Some(run)) = environment.get("CONTAINER_TIMEOUT")
+                && let Ok(run) = parse_duration(&without_comment(run))
+            {
+                let all = (run + Limits::default().timeout).min(LONGEST);
+                default(&keys::TIMEOUT, "", &format!("{}s", all.as_secs()));
+            }
             if feeds.is_empty() {
                 default(&keys::FEED_TYPE, feed, "doc-thor");
                 default(&keys::SERVER, feed, "http://localhost:8080");
@@ -147,6 +164,7 @@ mod tests {
         assert_eq!(
             shown(&said.defaults),
             [
+                "jobs.limits.timeout=3900s",
                 "feed.doc-thor.type=doc-thor",
                 "feed.doc-thor.server=http://localhost:8080",
                 "jobs.limits.stages.run=300",

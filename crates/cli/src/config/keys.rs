@@ -148,8 +148,8 @@ keys! {
     ALLOW_UNLIMITED = Key::new("jobs.allow-unlimited", Kind::Flag, Is("false"));
     DEFAULT_IMAGE = Key::new("jobs.default-image", Kind::Image, Absent);
     DEFAULT_REGISTRY = Key::new("jobs.default-registry", Kind::Registry, Absent).variable("BRYO_DEFAULT_REGISTRY");
-    ALLOWED_IMAGES = Key::new("jobs.allowed-images", Kind::Texts, Is(""));
-    ALLOWED_HOSTS = Key::new("jobs.allowed-hosts", Kind::Texts, Is(""));
+    ALLOWED_IMAGES = Key::new("jobs.allowed-images", Kind::ImagePatterns, Is(""));
+    ALLOWED_HOSTS = Key::new("jobs.allowed-hosts", Kind::HostPatterns, Is(""));
     LOCAL_SOURCES = Key::new("jobs.local-sources", Kind::Flag, Is("false"));
     REPORTED_LOG = Key::new("jobs.reported-log", Kind::Size, Is("1m"));
     JOB_IMAGES = Key::new("jobs.images.*", Kind::Image, Absent);

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use bryo_agent::Listen;
+use bryo_agent::{HostPattern, ImagePattern, Listen};
 use bryo_depot::CacheRule;
 use bryo_model::{
     ByteSize, Cpus, Destination, EnvVar, ImageRef, Scheme, StopSignal, Weight, parse_duration,
@@ -33,8 +33,10 @@ pub(crate) enum Kind {
     Text,
     /// One of these words.
     Word(&'static [&'static str]),
-    /// Texts that are not empty.
-    Texts,
+    /// Patterns of images.
+    ImagePatterns,
+    /// Patterns of hosts that a feed may name.
+    HostPatterns,
     /// A file or a directory.
     Path,
     /// A length of time.
@@ -125,7 +127,10 @@ impl Kind {
             Self::Count | Self::Small => "a whole number from 1".to_owned(),
             Self::Text => "a text".to_owned(),
             Self::Word(words) => format!("one of {}", words.join(", ")),
-            Self::Texts => "a list of texts".to_owned(),
+            Self::ImagePatterns => {
+                "a list of patterns (for example [\"registry.example.org/docs/*\"])".to_owned()
+            }
+            Self::HostPatterns => "a list of patterns (for example [\"*.example.org\"])".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Time => "a length of time (for example \"90s\", \"10m\" or \"2h\")".to_owned(),
             Self::Size => "a size (for example \"512m\" or \"2g\")".to_owned(),
@@ -166,7 +171,12 @@ impl Kind {
         match (self, said) {
             (Self::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
             (
-                Self::Texts | Self::Destinations | Self::CacheRules | Self::Protocols | Self::Hosts,
+                Self::ImagePatterns
+                | Self::HostPatterns
+                | Self::Destinations
+                | Self::CacheRules
+                | Self::Protocols
+                | Self::Hosts,
                 DeValue::Array(items),
             ) => {
                 let texts = items.iter().map(|item| match item.get_ref() {
@@ -186,7 +196,8 @@ impl Kind {
             (Self::Cpus, DeValue::Float(number)) => self.text(number.as_str(), base),
             (
                 Self::Flag
-                | Self::Texts
+                | Self::ImagePatterns
+                | Self::HostPatterns
                 | Self::Destinations
                 | Self::CacheRules
                 | Self::Protocols
@@ -230,7 +241,12 @@ impl Kind {
                 let number = said.parse::<u32>().ok().filter(|n| *n > 0);
                 number.map(|n| Value::Number(n.into())).ok_or_else(bad)
             }
-            Self::Texts | Self::Destinations | Self::CacheRules | Self::Protocols | Self::Hosts => {
+            Self::ImagePatterns
+            | Self::HostPatterns
+            | Self::Destinations
+            | Self::CacheRules
+            | Self::Protocols
+            | Self::Hosts => {
                 let items = said
                     .split(',')
                     .map(str::trim)
@@ -284,7 +300,9 @@ impl Kind {
                 Self::CacheRules => drop(cache_rule(item)?),
                 Self::Protocols => parsed::<Scheme>(item)?,
                 Self::Hosts => parsed::<HostRule>(item)?,
-                _ if item.is_empty() => return Err("an empty text in the list".to_owned()),
+                Self::ImagePatterns => parsed::<ImagePattern>(item)?,
+                Self::HostPatterns => parsed::<HostPattern>(item)?,
+                // No list.
                 _ => {}
             }
         }

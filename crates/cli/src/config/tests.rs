@@ -242,6 +242,59 @@ fn the_variables_of_doc_thor_are_enough_for_an_agent() {
 }
 
 #[test]
+fn a_run_of_doc_thors_is_not_cut_by_a_bound_of_ours() {
+    let with = |toml: &str, seconds: &str| {
+        let case = Case::new(&format!("{WHOLE}{toml}"));
+        let case = case.variable("SERVER_URL", "https://192.0.2.1");
+        case.variable("CONTAINER_TIMEOUT", seconds).read()
+    };
+    let bounds = |toml: &str, seconds: &str| {
+        let limits = with(toml, seconds).unwrap().agent.jobs.limits;
+        let run = limits.of_stage(bryo_model::Stage::Run).unwrap();
+        (run.as_secs(), limits.timeout.as_secs())
+    };
+    assert_eq!(bounds("", "7200 # two hours"), (7200, 10_800));
+    assert_eq!(bounds("", "31622400"), (31_622_400, 31_622_400));
+    let said = "[jobs.limits]\ntimeout = '2h'\n";
+    assert_eq!(bounds(said, "7200"), (7200, 7200));
+    let most = "[host.at-most]\ntimeout = '150m'\n";
+    assert_eq!(bounds(most, "7200"), (7200, 9000));
+    for (toml, key) in [
+        (said, "jobs.limits.timeout (2h, /bryo.toml:11)"),
+        (most, "host.at-most.timeout (150m, /bryo.toml:11)"),
+    ] {
+        let told = with(toml, "9001").unwrap_err();
+        assert_eq!(
+            told,
+            [format!(
+                "variable CONTAINER_TIMEOUT: it is longer than {key}, which would end the attempt before; \
+                 raise that one too, or lower this one"
+            )]
+        );
+    }
+}
+
+#[test]
+fn a_pattern_that_matches_nothing_is_told_where_it_is_said() {
+    for (key, pattern, hint) in [
+        ("allowed-images", "docker.io/[lib/*", "is no pattern"),
+        ("allowed-images", "docker.io/library/alpine", "alpine:*"),
+        ("allowed-images", "", "names no registry"),
+        ("allowed-hosts", "https://git.example.org", "HOST:PORT"),
+        ("allowed-hosts", "[git.example.org", "is no pattern"),
+    ] {
+        let told = Case::new(&format!("{WHOLE}[jobs]\n{key} = ['*', '{pattern}']\n"));
+        let told = told.read().unwrap_err();
+        assert_eq!(told.len(), 1, "{told:?}");
+        let at = format!("/bryo.toml:11: jobs.{key}: ");
+        assert!(
+            told[0].starts_with(&at) && told[0].contains(hint),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
 fn all_that_is_missing_is_told_with_what_to_write() {
     let told = Case::new("").read().unwrap_err();
     let begins = [

@@ -7,6 +7,7 @@ use bryo_model::{
     ByteSize, Egress, EnvVar, ImageRef, LimitPolicy, Limits, NetworkMode, Stage, StageLimit,
 };
 
+use super::super::fragment::{Entry, Origin, Problem};
 use super::super::keys::{self, STAGES};
 use super::super::kind::Value;
 use super::reader::Reader;
@@ -89,7 +90,15 @@ impl Reader<'_> {
     }
 
     fn limits(&mut self) -> Limits {
+        self.container_timeout();
         let usual = Limits::default();
+        let mut timeout = self.time(&keys::TIMEOUT, "").unwrap_or(usual.timeout);
+        let made_up = |entry: Entry| entry.origin == Origin::DocThor;
+        if self.entry(&keys::TIMEOUT, "").is_some_and(made_up)
+            && let Some(most) = self.time(&keys::MOST_TIMEOUT, "")
+        {
+            timeout = timeout.min(most);
+        }
         let mut stages = Vec::new();
         for key in STAGES {
             if let (Some(stage), Some(most)) = (Stage::of(key.word()), self.time(key, "")) {
@@ -112,11 +121,44 @@ impl Reader<'_> {
                 .said(&keys::OUTPUT_FILES, "")
                 .and(self.number(&keys::OUTPUT_FILES, "")),
             log: self.value(&keys::LOG_KEPT, ""),
-            timeout: self.time(&keys::TIMEOUT, "").unwrap_or(usual.timeout),
+            timeout,
             stages,
             silence: self.time(&keys::SILENCE, ""),
             grace: self.time(&keys::GRACE, "").unwrap_or(usual.grace),
             stop_signal: self.value(&keys::STOP_SIGNAL, ""),
+        }
+    }
+
+    /// doc-thor's variable bounds the run, and a bound on the whole attempt that is shorter would end it before without a word.
+    fn container_timeout(&mut self) {
+        const NAME: &str = "CONTAINER_TIMEOUT";
+        let of_theirs =
+            |entry: &&Entry| matches!(&entry.origin, Origin::Variable(name) if name == NAME);
+        let Some(said) = self
+            .merged
+            .said(&keys::STAGE_RUN, "")
+            .filter(of_theirs)
+            .cloned()
+        else {
+            return;
+        };
+        let run = self.time(&keys::STAGE_RUN, "");
+        for key in [&keys::TIMEOUT, &keys::MOST_TIMEOUT] {
+            let Some(bound) = self.entry(key, "") else {
+                continue;
+            };
+            let most = self.time(key, "");
+            if run > most {
+                let text = format!(
+                    "it is longer than {} ({}, {}), which would end the attempt before",
+                    bound.path(),
+                    bound.value.text().unwrap_or_default(),
+                    bound.origin
+                );
+                let hint = "raise that one too, or lower this one";
+                self.problems
+                    .push(Problem::at(&said.origin, text).hint(hint));
+            }
         }
     }
 
