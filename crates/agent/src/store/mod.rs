@@ -22,7 +22,10 @@ mod jobs;
 mod outbox;
 mod schema;
 
-use std::path::Path;
+use std::fs::{OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -49,6 +52,16 @@ pub enum StoreError {
         found: u32,
         /// The newest one that this code knows.
         known: u32,
+    },
+    /// Others could read or replace it.
+    #[error(
+        "could not keep the agent's state {path:?} from other users; chmod 600 it as its owner"
+    )]
+    Open {
+        /// The database or a file beside it.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
     },
     /// SQLite refused.
     #[error("could not {doing} the agent's state")]
@@ -116,6 +129,7 @@ impl Store {
     /// of the log is in memory and not in a file, for which a disk that is full has no room. So one that is there can be
     /// read, and the agent begins, with nothing free at all. <https://sqlite.org/wal.html#noshm>
     pub(crate) fn open(path: &Path) -> Result<(Self, Keeper), StoreError> {
+        close_to_others(path)?;
         let failed = |e| StoreError::of("open", e);
         // No mutex: one thread alone has the connection.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -193,6 +207,37 @@ impl Store {
             .map_err(|_| StoreError::Gone)?;
         result.await.map_err(|_| StoreError::Gone)?
     }
+}
+
+/// What is in it are claims and logs of private projects. SQLite would make it by the umask, and gives what it makes beside
+/// it the mode of the database; what is there from before is tightened.
+fn close_to_others(path: &Path) -> Result<(), StoreError> {
+    let beside = |end: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    };
+    for (path, is_made) in [
+        (path.to_owned(), true),
+        (beside("-wal"), false),
+        (beside("-shm"), false),
+    ] {
+        let private = || {
+            let mut options = OpenOptions::new();
+            let options = options.write(true).create(is_made).truncate(false);
+            let file = options.mode(0o600).open(&path)?;
+            if file.metadata()?.mode() & 0o077 != 0 {
+                file.set_permissions(Permissions::from_mode(0o600))?;
+            }
+            Ok(())
+        };
+        match private() {
+            Err(e) if !is_made && e.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(StoreError::Open { path, source }),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
 }
 
 fn transact<T>(

@@ -187,3 +187,33 @@ async fn the_newest_format_is_opened_as_it_is_and_a_later_one_is_left_alone() {
     ));
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
+
+/// Whatever the umask is, and whatever an earlier version has left.
+#[tokio::test]
+async fn nobody_else_can_read_the_state() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.db");
+    let modes = || {
+        ["agent.db", "agent.db-wal", "agent.db-shm"].map(|name| {
+            let file = std::fs::metadata(dir.path().join(name)).unwrap();
+            file.permissions().mode() & 0o777
+        })
+    };
+    for _ in 0..2 {
+        let (store, keeper) = Store::open(&path).unwrap();
+        store.probe().await.unwrap();
+        assert_eq!(modes(), [0o600; 3]);
+        drop(store);
+        keeper.join();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    // Killed: they are still there.
+    for name in ["agent.db-wal", "agent.db-shm"] {
+        let file = dir.path().join(name);
+        std::fs::write(&file, "").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let (_store, _keeper) = Store::open(&path).unwrap();
+    assert_eq!(modes(), [0o600; 3]);
+}
