@@ -47,7 +47,12 @@ pub enum Order {
     /// End those that run by force.
     Kill,
     /// Go on with these settings.
-    Reload(Box<AgentSettings>),
+    Reload {
+        /// The new ones.
+        settings: Box<AgentSettings>,
+        /// The keys of what else has changed, and takes effect at the next start only.
+        kept: Vec<String>,
+    },
     /// The settings were to be read anew, and cannot be used, for this reason.
     ReloadFailed(String),
 }
@@ -291,7 +296,7 @@ impl Agent {
                 tracing::info!("jobs that run are ended by force");
                 ends_at.set(Instant::now(), Step::Kill);
             }
-            Order::Reload(settings) => reload(shared, *settings),
+            Order::Reload { settings, kept } => reload(shared, *settings, kept),
             Order::ReloadFailed(why) => shared.trouble(
                 Trouble::Reload,
                 format!("the settings were not read anew: {why}"),
@@ -435,11 +440,11 @@ fn feeds(settings: &AgentSettings) -> Result<Vec<Arc<FeedState>>, AgentError> {
 }
 
 /// Takes over what can change while the agent runs; what cannot is told.
-fn reload(shared: &Shared, settings: AgentSettings) {
+fn reload(shared: &Shared, settings: AgentSettings, kept_outside: Vec<String>) {
     notify::reloading();
     let old = shared.settings();
     let outcome = try_reload(shared, &old, settings);
-    match outcome {
+    match outcome.map(|kept| [kept, kept_outside].concat()) {
         Ok(kept) if kept.is_empty() => {
             shared.mended(&Trouble::Reload);
             tracing::info!("the settings were read anew");
@@ -463,7 +468,7 @@ fn try_reload(
     shared: &Shared,
     old: &AgentSettings,
     settings: AgentSettings,
-) -> Result<Vec<&'static str>, AgentError> {
+) -> Result<Vec<String>, AgentError> {
     // Everything is checked before anything is changed.
     let fresh = feeds(&settings)?;
     // Bounds on requests and memory are those of one depot; two of them at one time would have twice as much.
@@ -474,21 +479,22 @@ fn try_reload(
     } else {
         S3Depot::tuned(settings.depot.clone(), settings.depot_tuning.clone())?
     };
-    let mut kept = Vec::new();
     let names = |feeds: &[Arc<FeedState>]| -> BTreeSet<_> {
         feeds.iter().map(|feed| feed.name.clone()).collect()
     };
-    if names(&fresh) != names(&shared.feeds) {
-        kept.push("the list of feeds");
-    }
-    if settings.state != old.state {
-        kept.push("agent.state");
-    }
-    if settings.control != old.control {
-        kept.push("agent.control");
-    }
-    if settings.listen != old.listen {
-        kept.push("agent.listen");
+    let (now, then) = (names(&shared.feeds), names(&fresh));
+    let mut kept: Vec<_> = now
+        .symmetric_difference(&then)
+        .map(|name| format!("feed.{name}"))
+        .collect();
+    for (same, key) in [
+        (settings.state == old.state, "agent.state"),
+        (settings.control == old.control, "agent.control"),
+        (settings.listen == old.listen, "agent.listen"),
+    ] {
+        if !same {
+            kept.push(key.to_owned());
+        }
     }
     for (feed, of_feed) in fresh.iter().zip(&settings.feeds) {
         if let Some(known) = shared.feed(feed.name.as_str()) {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::doc_thor::one_line;
+
 /// The agent takes jobs, or would if it could.
 pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
@@ -24,9 +26,9 @@ pub(crate) fn stopping(at_most: Duration) {
     tell(&[NotifyState::Stopping, NotifyState::Custom(&time)]);
 }
 
-/// What it is about, in one line.
+/// What it is about. The protocol is made of lines: a break in the text would make an assignment of what follows.
 pub(crate) fn status(text: &str) {
-    tell(&[NotifyState::Status(text)]);
+    tell(&[NotifyState::Status(&one_line(text))]);
 }
 
 /// It is alive.

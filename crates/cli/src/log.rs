@@ -9,14 +9,31 @@ use nix::sys::stat::fstat;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
 
 /// What stands before the names of fields in the journal: `BRYO_JOB=`, `BRYO_FEED=`.
 const PREFIX: &str = "BRYO";
 
+/// What of the events is told.
+#[derive(Clone)]
+pub(crate) struct Levels(reload::Handle<Targets, Registry>);
+
+impl Levels {
+    /// Tells events of these levels from here on.
+    pub(crate) fn change(&self, levels: &str) {
+        // It fails when nothing is told any more.
+        let _ = self.0.reload(parsed(levels));
+    }
+}
+
+/// The text was checked when it was read.
+fn parsed(levels: &str) -> Targets {
+    levels.parse().unwrap_or_default()
+}
+
 /// Begins to tell events of these levels. A second call changes nothing.
-pub(crate) fn start(levels: &str) {
-    // The text was checked when it was read.
-    let levels: Targets = levels.parse().unwrap_or_default();
+pub(crate) fn start(levels: &str) -> Levels {
+    let (filter, handle) = reload::Layer::new(parsed(levels));
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     if is_journal(&stream, &stderr())
         && let Ok(journal) = tracing_journald::layer()
@@ -25,18 +42,19 @@ pub(crate) fn start(levels: &str) {
             .with_field_prefix(Some(PREFIX.to_owned()))
             .with_syslog_identifier("bryo".to_owned());
         let _ = tracing_subscriber::registry()
-            .with(levels)
+            .with(filter)
             .with(journal)
             .try_init();
-        return;
+        return Levels(handle);
     }
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(stderr)
         .with_target(false);
     let _ = tracing_subscriber::registry()
-        .with(levels)
+        .with(filter)
         .with(lines)
         .try_init();
+    Levels(handle)
 }
 
 /// sd-daemon(3): `$JOURNAL_STREAM` is the device and the inode of the journal's socket. Who redirects standard error

@@ -5,6 +5,7 @@ mod ask;
 mod control_plane;
 mod orders;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,10 +14,13 @@ use bryo_agent::Agent;
 use bryo_engine::Engine;
 use tokio::sync::mpsc;
 
+use orders::Running;
+
 use crate::apart::apart;
 use crate::args::{AgentArgs, WorkArgs};
-use crate::config::{self, About, AgentConfig, Flags, Problem};
+use crate::config::{self, About, AgentConfig, Flags, Problem, Value};
 use crate::exit_code::Exit;
+use crate::log::Levels;
 use crate::{directories, log, terminal};
 
 /// Orders that the agent has not looked at yet.
@@ -37,7 +41,7 @@ pub(crate) fn main(args: AgentArgs) -> Exit {
 }
 
 fn work(args: WorkArgs) -> Exit {
-    let (config, levels) = match apart(|| configuration(args.config.as_deref(), args.flags())) {
+    let read = match apart(|| configuration(args.config.as_deref(), args.flags())) {
         Ok(Ok(read)) => read,
         Ok(Err(problems)) => {
             problems
@@ -50,8 +54,8 @@ fn work(args: WorkArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    log::start(&levels);
-    match started(config, args) {
+    let levels = log::start(&read.levels);
+    match started(read, args, levels) {
         Ok(exit) => exit,
         Err(error) => {
             // Why it ended is told in any case.
@@ -65,7 +69,7 @@ fn work(args: WorkArgs) -> Exit {
     }
 }
 
-fn started(config: AgentConfig, args: WorkArgs) -> Result<Exit> {
+fn started(read: Read, args: WorkArgs, levels: Levels) -> Result<Exit> {
     // One thread takes jobs and watches them; what blocks has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -76,11 +80,15 @@ fn started(config: AgentConfig, args: WorkArgs) -> Result<Exit> {
             agent,
             mut engine,
             control_plane,
-        } = config;
+        } = read.config;
         let (sender, orders) = mpsc::channel(ORDERS);
         let (once, max_wait) = (args.once, args.max_wait);
-        orders::listen(sender, args, control_plane.clone())
-            .context("could not listen for signals")?;
+        let running = Running {
+            closed: control_plane.clone(),
+            of_the_host: read.of_the_host,
+            levels,
+        };
+        orders::listen(sender, args, running).context("could not listen for signals")?;
         let closed = control_plane::destinations(&control_plane).await;
         engine.network.closed.extend(closed);
         tracing::info!(
@@ -102,11 +110,17 @@ fn started(config: AgentConfig, args: WorkArgs) -> Result<Exit> {
     ended
 }
 
-/// Reads everything, at the start and again for SIGHUP. The second value is what is logged.
-fn configuration(
-    named: Option<&Path>,
-    flags: Flags,
-) -> Result<Result<(AgentConfig, String), Vec<Problem>>> {
+/// What was read.
+struct Read {
+    config: AgentConfig,
+    /// What is logged.
+    levels: String,
+    /// What the engine is made with, by key.
+    of_the_host: BTreeMap<String, Value>,
+}
+
+/// Reads everything, at the start and again for SIGHUP.
+fn configuration(named: Option<&Path>, flags: Flags) -> Result<Result<Read, Vec<Problem>>> {
     let around = directories::surroundings()?;
     let loaded = config::load(About::Agent, &around, named, flags);
     let secrets = around.secrets(true);
@@ -115,7 +129,11 @@ fn configuration(
     let levels = reader.log();
     let problems = reader.problems;
     Ok(match config {
-        Some(config) if problems.is_empty() => Ok((config, levels)),
+        Some(config) if problems.is_empty() => Ok(Read {
+            config,
+            levels,
+            of_the_host: loaded.of_the_host(&around.places),
+        }),
         _ => Err(problems),
     })
 }

@@ -30,6 +30,7 @@ mod show;
 mod tests;
 mod toml_file;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub(crate) use address::Address;
@@ -37,6 +38,7 @@ pub(crate) use environment::Environment;
 pub(crate) use flags::Flags;
 pub(crate) use fragment::Problem;
 pub(crate) use keys::Key;
+pub(crate) use kind::Value;
 pub(crate) use settings::{AgentConfig, Places, Reader, SecretPlaces, hideable};
 
 /// The keys that options say.
@@ -218,6 +220,20 @@ impl Loaded {
     /// Whether anybody said anything that is not about the host alone.
     pub(crate) fn has_agent(&self) -> bool {
         self.merged.any(|key| !About::Run.reads(key))
+    }
+
+    /// What holds below `[host]` and `[source]`: the path of each key and its value.
+    pub(crate) fn of_the_host(&self, places: &Places) -> BTreeMap<String, Value> {
+        let effective = Effective {
+            merged: &self.merged,
+            places,
+        };
+        let of_the_host = |entry: &fragment::Entry| {
+            let tables = ["host.", "source."];
+            tables.iter().any(|table| entry.key.path.starts_with(table))
+        };
+        let all = effective.all().into_iter().filter(of_the_host);
+        all.map(|entry| (entry.path(), entry.value)).collect()
     }
 
     /// All that holds, as TOML with the origin of each value.
