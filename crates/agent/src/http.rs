@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 
 use crate::error::AgentError;
 use crate::metrics::Now;
-use crate::shared::{Phase, Shared, lock};
+use crate::shared::{FeedState, Phase, Shared, Trouble, lock};
 use crate::{Listen, socket, watermark};
 
 /// Connections at one time; more wait.
@@ -172,23 +172,106 @@ fn said(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respo
 
 /// Why no jobs are taken. What is wrong in detail is for those who can ask on the control socket.
 fn not_ready(shared: &Shared) -> Option<&'static str> {
+    let refuses = |feed: &Arc<FeedState>| shared.has(&Trouble::Feed(feed.name.clone()));
     match shared.phase() {
-        Phase::Open if *shared.host.borrow() => None,
-        Phase::Open => Some("the host cannot run jobs"),
+        Phase::Open if !*shared.host.borrow() => Some("the host cannot run jobs"),
+        Phase::Open if shared.has(&Trouble::Space) => Some("free space is below a watermark"),
+        Phase::Open if shared.has(&Trouble::Store) => Some("the agent's state cannot be written"),
+        Phase::Open if shared.feeds.iter().all(refuses) => Some("no feed gives jobs"),
+        Phase::Open => None,
         Phase::Paused => Some("paused"),
         Phase::Draining | Phase::Stopping => Some("coming to its end"),
     }
 }
 
 async fn metrics(shared: &Shared) -> String {
-    let outbox = shared.store.outbox_depth().await.unwrap_or(0);
-    let free = shared.places.iter().filter_map(|dir| watermark::free(dir));
+    let free: Vec<_> = shared
+        .places
+        .iter()
+        .filter_map(|dir| watermark::free(dir))
+        .collect();
+    let marks = shared.settings().watermarks;
     let now = Now {
         running: lock(&shared.running).len(),
         slots: shared.slots.most(),
-        outbox,
+        outbox: shared.store.outbox_depth().await.ok(),
         troubles: shared.troubles.borrow().len(),
-        free_bytes: free.map(|free| free.bytes).min().unwrap_or(0),
+        free_bytes: free.iter().map(|free| free.bytes).min(),
+        free_inodes: free.iter().filter_map(|free| free.inodes).min(),
+        mark_bytes: marks.free_bytes.bytes(),
+        mark_inodes: marks.free_inodes,
     };
     shared.metrics.text(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpStream, UnixStream};
+
+    use super::*;
+    use crate::tests::{Bed, anywhere};
+
+    async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> (u16, String) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_takes_no_jobs_is_not_ready() {
+        let bed = Bed::new(anywhere());
+        let shared = &bed.shared;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("health.sock");
+        let tcp = bind(&Listen::Address(anywhere())).await.unwrap();
+        let Listener::Tcp(listener) = &tcp else {
+            panic!("it is TCP");
+        };
+        let address = listener.local_addr().unwrap();
+        let unix = bind(&Listen::Socket(path.clone())).await.unwrap();
+        for listener in [tcp, unix] {
+            tokio::spawn(serve(Arc::clone(shared), listener));
+        }
+        let look = async |status: u16, reason: &str| {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let one = ask(stream, "/ready").await;
+            let stream = UnixStream::connect(&path).await.unwrap();
+            assert_eq!(ask(stream, "/ready").await, one);
+            assert_eq!(one.0, status, "{}", one.1);
+            let said: serde_json::Value = serde_json::from_str(&one.1).unwrap();
+            assert_eq!(said["reason"].as_str().unwrap_or_default(), reason);
+            assert_eq!(said["status"] == "ready", status == 200);
+        };
+        look(503, "the host cannot run jobs").await;
+        shared.host.send_replace(true);
+        look(200, "").await;
+        let refuses = Trouble::Feed(bed.feed().name.clone());
+        for (trouble, reason) in [
+            (Trouble::Space, "free space is below a watermark"),
+            (Trouble::Store, "the agent's state cannot be written"),
+            (refuses, "no feed gives jobs"),
+        ] {
+            shared.trouble(trouble.clone(), "for a test");
+            look(503, reason).await;
+            shared.mended(&trouble);
+            look(200, "").await;
+        }
+        for trouble in [Trouble::Cache, Trouble::Outbox(bed.feed().name.clone())] {
+            shared.trouble(trouble, "jobs are taken all the same");
+        }
+        look(200, "").await;
+        for (phase, reason) in [
+            (Phase::Paused, "paused"),
+            (Phase::Draining, "coming to its end"),
+        ] {
+            shared.phase.send_replace(phase);
+            look(503, reason).await;
+        }
+        let stream = TcpStream::connect(address).await.unwrap();
+        assert_eq!(ask(stream, "/health").await.0, 200);
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bryo_engine::Collected;
 use bryo_model::{Report, Stage, Verdict};
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -19,6 +19,9 @@ use crate::FeedName;
 const SECONDS: [f64; 12] = [
     0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0,
 ];
+
+/// What all names begin with.
+const PREFIX: &str = "bryo";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfFeed {
@@ -44,15 +47,12 @@ pub(crate) struct Metrics {
     delivered: Family<OfFeed, Counter>,
     ended: Family<OfVerdict, Counter>,
     stages: Family<OfStage, Histogram>,
+    waited: Histogram,
     cached_sources: Counter,
+    cached_images: Counter,
     output_bytes: Counter,
     output_files: Counter,
     log_bytes: Counter,
-    running: Gauge,
-    slots: Gauge,
-    outbox: Gauge,
-    troubles: Gauge,
-    free_bytes: Gauge,
     collections: Counter,
     collected: Counter,
     collected_bytes: Counter,
@@ -64,35 +64,103 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// What is looked up when it is asked for.
-#[derive(Clone, Copy, Debug)]
+/// What is looked up when it is asked for. What could not be is left out: a number that is not known is not 0.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Now {
     pub(crate) running: usize,
     pub(crate) slots: usize,
-    pub(crate) outbox: u64,
+    pub(crate) outbox: Option<u64>,
     pub(crate) troubles: usize,
     /// Least of the file systems in use.
-    pub(crate) free_bytes: u64,
+    pub(crate) free_bytes: Option<u64>,
+    /// The same for inodes, where a file system counts them.
+    pub(crate) free_inodes: Option<u64>,
+    /// Below which no jobs are taken.
+    pub(crate) mark_bytes: u64,
+    pub(crate) mark_inodes: u64,
+}
+
+impl Now {
+    fn registry(self) -> Registry {
+        let mut registry = Registry::with_prefix(PREFIX);
+        let bytes = Some(Unit::Bytes);
+        for (name, help, unit, value) in [
+            (
+                "jobs_running",
+                "Jobs at this time",
+                None,
+                Some(self.running as u64),
+            ),
+            (
+                "slots",
+                "Jobs at one time at most",
+                None,
+                Some(self.slots as u64),
+            ),
+            (
+                "outbox_depth",
+                "Results that a feed does not know yet",
+                None,
+                self.outbox,
+            ),
+            (
+                "troubles",
+                "Things that an operator should look at",
+                None,
+                Some(self.troubles as u64),
+            ),
+            (
+                "disk_free",
+                "Least free space of cache, work and state",
+                bytes.clone(),
+                self.free_bytes,
+            ),
+            (
+                "disk_free_inodes",
+                "Least free inodes of cache, work and state",
+                None,
+                self.free_inodes,
+            ),
+            (
+                "disk_watermark",
+                "Free space below which no jobs are taken",
+                bytes,
+                Some(self.mark_bytes),
+            ),
+            (
+                "disk_watermark_inodes",
+                "Free inodes below which no jobs are taken",
+                None,
+                Some(self.mark_inodes),
+            ),
+        ] {
+            let Some(value) = value else { continue };
+            let gauge = Gauge::<i64>::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            match unit {
+                Some(unit) => registry.register_with_unit(name, help, unit, gauge),
+                None => registry.register(name, help, gauge),
+            }
+        }
+        registry
+    }
 }
 
 impl Metrics {
     pub(crate) fn new(feeds: impl Iterator<Item = FeedName>) -> Self {
-        let mut registry = Registry::with_prefix("bryo");
+        let mut registry = Registry::with_prefix(PREFIX);
         let metrics = Self {
             taken: Family::default(),
             lost: Family::default(),
             delivered: Family::default(),
             ended: Family::default(),
             stages: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            waited: Histogram::new(SECONDS),
             cached_sources: Counter::default(),
+            cached_images: Counter::default(),
             output_bytes: Counter::default(),
             output_files: Counter::default(),
             log_bytes: Counter::default(),
-            running: Gauge::default(),
-            slots: Gauge::default(),
-            outbox: Gauge::default(),
-            troubles: Gauge::default(),
-            free_bytes: Gauge::default(),
             collections: Counter::default(),
             collected: Counter::default(),
             collected_bytes: Counter::default(),
@@ -110,12 +178,23 @@ impl Metrics {
             "Results that a feed knows",
             m.delivered.clone(),
         );
-        registry.register("jobs_ended", "Attempts by verdict", m.ended.clone());
+        registry.register("jobs_ended", "Jobs by verdict", m.ended.clone());
         registry.register_with_unit(
             "stage",
             "Time that stages took",
             Unit::Seconds,
             m.stages.clone(),
+        );
+        registry.register_with_unit(
+            "queue_wait",
+            "From taking a job to the begin of its attempt",
+            Unit::Seconds,
+            m.waited.clone(),
+        );
+        registry.register(
+            "images_cached",
+            "Attempts whose image was there already",
+            m.cached_images.clone(),
         );
         registry.register(
             "sources_cached",
@@ -129,24 +208,6 @@ impl Metrics {
             "Written by jobs to their output streams",
             Unit::Bytes,
             m.log_bytes.clone(),
-        );
-        registry.register("jobs_running", "Jobs at this time", m.running.clone());
-        registry.register("slots", "Jobs at one time at most", m.slots.clone());
-        registry.register(
-            "outbox_depth",
-            "Results that a feed does not know yet",
-            m.outbox.clone(),
-        );
-        registry.register(
-            "troubles",
-            "Things that an operator should look at",
-            m.troubles.clone(),
-        );
-        registry.register_with_unit(
-            "disk_free",
-            "Least free space of cache, work and state",
-            Unit::Bytes,
-            m.free_bytes.clone(),
         );
         registry.register(
             "cache_collections",
@@ -197,17 +258,30 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    pub(crate) fn ended(&self, feed: &FeedName, verdict: &Verdict, report: &Report) {
+    /// An attempt begins, so long after its job was taken.
+    pub(crate) fn waited(&self, time: Duration) {
+        self.waited.observe(time.as_secs_f64());
+    }
+
+    /// A job ends, whether or not an attempt was made.
+    pub(crate) fn ended(&self, feed: &FeedName, verdict: &Verdict) {
         let label = OfVerdict {
             feed: feed.to_string(),
             verdict: verdict.word().to_owned(),
         };
         self.ended.get_or_create(&label).inc();
+    }
+
+    /// What an attempt has used.
+    pub(crate) fn used(&self, report: &Report) {
         self.output_bytes.inc_by(report.resources.output_bytes);
         self.output_files.inc_by(report.resources.output_files);
         self.log_bytes.inc_by(report.resources.log_bytes);
         if report.source_cached == Some(true) {
             self.cached_sources.inc();
+        }
+        if report.image_cached == Some(true) {
+            self.cached_images.inc();
         }
     }
 
@@ -219,15 +293,11 @@ impl Metrics {
 
     /// All of it, as text.
     pub(crate) fn text(&self, now: Now) -> String {
-        let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        self.running.set(whole(now.running as u64));
-        self.slots.set(whole(now.slots as u64));
-        self.outbox.set(whole(now.outbox));
-        self.troubles.set(whole(now.troubles as u64));
-        self.free_bytes.set(whole(now.free_bytes));
         let mut text = String::new();
         // Writing into a string does not fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &now.registry());
+        let _ = encode_eof(&mut text);
         text
     }
 }
@@ -235,5 +305,37 @@ impl Metrics {
 fn of_feed(feed: &FeedName) -> OfFeed {
     OfFeed {
         feed: feed.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_not_told() {
+        let metrics = Metrics::new(["docs".parse().unwrap()].into_iter());
+        let known = Now {
+            outbox: Some(3),
+            free_inodes: Some(7),
+            mark_bytes: 5,
+            ..Now::default()
+        };
+        let text = metrics.text(known);
+        for line in [
+            "bryo_outbox_depth 3",
+            "bryo_disk_free_inodes 7",
+            "bryo_disk_watermark_bytes 5",
+            "bryo_jobs_taken_total{feed=\"docs\"} 0",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line}: {text}");
+        }
+        assert_eq!(text.matches("# EOF").count(), 1);
+        assert!(text.ends_with("# EOF\n"));
+        let text = metrics.text(Now::default());
+        assert!(
+            !text.contains("outbox_depth") && !text.contains("disk_free"),
+            "{text}"
+        );
     }
 }

@@ -172,6 +172,10 @@ async fn attempt(
         *lock(&shared.last_verdict) = Some(Verdict::Cancelled(Stage::Fetch));
         return;
     }
+    let since = lock(&shared.running).get(&taken.job).map(|job| job.since);
+    shared
+        .metrics
+        .waited(since.map_or(Duration::ZERO, |since| since.elapsed()));
     let (sender, events) = mpsc::channel(EVENTS);
     let listener = tokio::spawn(listen(Arc::clone(shared), taken.job, events));
     let depot = Depot::S3(shared.depot().target(prefix));
@@ -185,7 +189,7 @@ async fn attempt(
     for left in &report.leftovers {
         shared.trouble(Trouble::Leftovers, left.clone());
     }
-    shared.metrics.ended(&feed.name, &verdict, &report);
+    shared.metrics.used(&report);
     shared.count(&verdict, report.blame);
     let ended = Ended::Attempt {
         verdict: &verdict,
@@ -249,6 +253,7 @@ pub(crate) async fn end(
     report: Option<String>,
     body: String,
 ) {
+    shared.metrics.ended(&feed.name, verdict);
     let reason = verdict.reason();
     let why = reason.as_deref().unwrap_or_default();
     tracing::info!(job = %taken.job, feed = %feed.name, build = taken.offer.feed_job, verdict = verdict.word(), "ended: {} {why}", verdict.word());
@@ -345,6 +350,10 @@ pub(crate) async fn give_back(
             Err(_) => {}
         }
     }
+    // It is known to its feed and stands nowhere here.
+    shared
+        .metrics
+        .ended(&feed.name, &Verdict::Infrastructure(why));
 }
 
 #[cfg(test)]

@@ -74,6 +74,7 @@ impl Attempt<'_> {
         let image = image
             .map_err(|_| Cause::Task("the image".to_owned()))?
             .map_err(Cause::Image)?;
+        self.record.image_cached = Some(image.was_cached());
         self.record.image_digest = Some(image.manifest_digest().to_string());
         let setup = match beside.setup.as_mut() {
             Some(setup) => self.guarded(setup).await?,

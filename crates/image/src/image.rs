@@ -90,6 +90,8 @@ pub struct Image {
     pub(crate) config_blob: Blob,
     pub(crate) config: ImageConfig,
     pub(crate) layers: Vec<LayerRef>,
+    /// Whether it was brought in for whoever has it.
+    pub(crate) is_new: bool,
     /// While a job has it, nobody removes it.
     pub(crate) hold: Hold,
 }
@@ -99,6 +101,12 @@ impl Image {
     #[must_use]
     pub fn manifest_digest(&self) -> &Digest {
         &self.manifest.digest
+    }
+
+    /// Whether it was in the store already, and nothing of it was brought in.
+    #[must_use]
+    pub fn was_cached(&self) -> bool {
+        !self.is_new
     }
 
     /// The digest of the configuration: what Podman calls the image's id.

@@ -176,6 +176,7 @@ fn complete(paths: &Paths, manifest: Blob, parts: &Manifest) -> Result<Option<Im
         config_blob: parts.config,
         config,
         layers,
+        is_new: false,
         hold: Hold::default(),
     }))
 }

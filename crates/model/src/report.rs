@@ -141,6 +141,8 @@ pub struct Report {
     pub commit: Option<CommitId>,
     /// Whether the source was there already, and nothing was fetched; once known.
     pub source_cached: Option<bool>,
+    /// Whether the image was there already, and nothing of it was brought in; once known.
+    pub image_cached: Option<bool>,
     /// Digest of the image's manifest, once known.
     pub image_digest: Option<String>,
     /// How the sandbox was made, once chosen.
@@ -177,6 +179,7 @@ impl Report {
             signal: None,
             commit: None,
             source_cached: None,
+            image_cached: None,
             image_digest: None,
             runtime: None,
             selinux_label: None,

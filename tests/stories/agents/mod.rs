@@ -12,6 +12,8 @@ mod many;
 mod strangers;
 /// What becomes of a build.
 mod taking;
+/// What is seen of an agent from outside.
+mod watched;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -119,7 +119,7 @@ fn change(shared: &Shared, to: Phase) -> Response {
 
 /// What is going on.
 async fn status(shared: &Shared) -> Status {
-    let outbox = shared.store.outbox_depth().await.unwrap_or(0);
+    let outbox = shared.store.outbox_depth().await.ok();
     let feeds = shared.feeds.iter().map(|feed| {
         let last = lock(&feed.last).clone();
         FeedStatus {

@@ -56,8 +56,9 @@ pub struct Status {
     pub slots_used: usize,
     /// Slots there are.
     pub slots: usize,
-    /// Results that a feed does not know yet.
-    pub outbox: u64,
+    /// Results that a feed does not know yet; left out where that cannot be looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbox: Option<u64>,
     /// Where jobs come from.
     pub feeds: Vec<FeedStatus>,
     /// Jobs that have been taken and have not ended.

@@ -45,7 +45,11 @@ pub(crate) async fn resolve(
 
 /// The image that was brought in just now.
 fn loaded(paths: &Paths, manifest: &Digest) -> Result<Image, ImageError> {
-    import::load(paths, manifest)?.ok_or_else(|| {
+    let image = import::load(paths, manifest)?.ok_or_else(|| {
         ImageError::unusable("parts of it disappeared from the store while it was brought in")
+    })?;
+    Ok(Image {
+        is_new: true,
+        ..image
     })
 }

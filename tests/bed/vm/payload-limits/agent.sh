@@ -175,7 +175,7 @@ check "nobody runs yet" test "$(property ActiveState)" = inactive
 check "/health answers" grep -q '^HTTP/1.1 200' <(get /health)
 check "and has started the agent" test "$(property ActiveState)" = active
 until_is "/ready answers" '^HTTP/1.1 200' get /ready
-check "/metrics answers" grep -q '^# EOF' <(get /metrics)
+check "/metrics answers" grep -q '^bryo_slots [1-9]' <(get /metrics)
 
 echo "== watchdog"
 printf '[Service]\nWatchdogSec=6s\nRestartSec=1s\n' > "$own/bed.conf"
