@@ -373,7 +373,7 @@ async fn last_words(
                     deadline = deadline.min(Instant::now() + ending::LAST_WORDS);
                 }
                 Some(Order::Kill) => return broke,
-                Some(Order::Reload(_) | Order::ReloadFailed(_)) => {}
+                Some(Order::Reload { .. } | Order::ReloadFailed(_)) => {}
                 None => listening = false,
             },
             () = sleep_until(deadline) => return broke,

@@ -191,10 +191,11 @@ async fn metrics(shared: &Shared) -> String {
         .filter_map(|dir| watermark::free(dir))
         .collect();
     let marks = shared.settings().watermarks;
+    let outbox = shared.store.outbox_depth().await.ok();
     let now = Now {
         running: lock(&shared.running).len(),
         slots: shared.slots.most(),
-        outbox: shared.store.outbox_depth().await.ok(),
+        outbox,
         troubles: shared.troubles.borrow().len(),
         free_bytes: free.iter().map(|free| free.bytes).min(),
         free_inodes: free.iter().filter_map(|free| free.inodes).min(),

@@ -84,7 +84,7 @@ impl LayerRef {
 }
 
 /// An image in the store: verified, for this host, ready to be unpacked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Image {
     pub(crate) manifest: Blob,
     pub(crate) config_blob: Blob,
@@ -95,6 +95,18 @@ pub struct Image {
     /// While a job has it, nobody removes it.
     pub(crate) hold: Hold,
 }
+
+/// By what it is, and not by the way on which it came.
+impl PartialEq for Image {
+    fn eq(&self, other: &Self) -> bool {
+        self.manifest == other.manifest
+            && self.config_blob == other.config_blob
+            && self.config == other.config
+            && self.layers == other.layers
+    }
+}
+
+impl Eq for Image {}
 
 impl Image {
     /// The digest of the manifest: what pins the image.

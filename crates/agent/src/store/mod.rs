@@ -89,6 +89,10 @@ impl StoreError {
         match self {
             Self::Full(_) => true,
             Self::Sqlite { .. } => watermark::look(&[state.to_owned()], marks).is_err(),
+            Self::Open { source, .. } => {
+                use io::ErrorKind::{QuotaExceeded, StorageFull};
+                matches!(source.kind(), StorageFull | QuotaExceeded)
+            }
             Self::Later { .. } | Self::Gone => false,
         }
     }
@@ -222,7 +226,7 @@ fn close_to_others(path: &Path) -> Result<(), StoreError> {
         (beside("-wal"), false),
         (beside("-shm"), false),
     ] {
-        let private = || {
+        let private = || -> io::Result<()> {
             let mut options = OpenOptions::new();
             let options = options.write(true).create(is_made).truncate(false);
             let file = options.mode(0o600).open(&path)?;

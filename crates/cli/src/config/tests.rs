@@ -33,7 +33,7 @@ fn the_documented_file_says_nothing_as_it_is() {
 fn the_documented_file_has_every_key_with_its_real_default() {
     // One secret cannot be said in four ways, so those are looked at one way after the other.
     let ways = ["-file", "-credential", "-env"];
-    let mut said: Vec<(String, kind::Value)> = Vec::new();
+    let mut said: Vec<(String, Value)> = Vec::new();
     for way in ["", ways[0], ways[1], ways[2]] {
         let kept = |line: &&str| {
             let word = line.split(" =").next().unwrap_or_default();
@@ -71,7 +71,7 @@ fn the_documented_file_has_every_key_with_its_real_default() {
         );
     }
     for key in ALL {
-        let values: Vec<&kind::Value> = said
+        let values: Vec<&Value> = said
             .iter()
             .filter(|(path, _)| path == key.path)
             .map(|(_, value)| value)
