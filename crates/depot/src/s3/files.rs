@@ -44,6 +44,11 @@ impl Files {
         key.map_err(|why| DepotError::Key { path, why })
     }
 
+    /// What all keys begin with.
+    pub(crate) fn keys(&self) -> &str {
+        &self.keys
+    }
+
     /// What `key` is within the version.
     pub(crate) fn within<'a>(&self, key: &'a str) -> &'a str {
         key.strip_prefix(&*self.keys).unwrap_or_default()

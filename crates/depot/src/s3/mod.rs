@@ -2,7 +2,7 @@
 //!
 //! A publication is not one rename here but many requests: `publish` tells what is promised all the same. From the outside
 //! in: `depot` is what callers have, `publish` one publication, `files` what is put, `plan` in which order and what
-//! is deleted, `record` what is remembered of it, `hold` how no two of one version mix, `verify` the last look, `upload` one
+//! is deleted, `ours` what may be, `record` what is remembered of it, `hold` how no two of one version mix, `verify` the last look, `upload` one
 //! file, `api` what a store is asked, `client` one request, `fault` what a refusal means.
 
 mod api;
@@ -15,6 +15,7 @@ mod headers;
 mod hold;
 mod loops;
 mod others;
+mod ours;
 mod parts;
 mod plan;
 mod prefix;

@@ -5,10 +5,11 @@
 //! with its old or its new assets, never a page whose assets are not there yet.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::files::Files;
-use super::others::Others;
+use super::others::told;
+use super::ours::Ours;
 use super::prefix::Prefix;
 use crate::DepotError;
 
@@ -44,20 +45,17 @@ impl Phase {
 pub(crate) struct Plan {
     /// In the order in which they are deleted.
     pub(crate) stale: Vec<String>,
-    /// What is there and was never Bryo's.
-    pub(crate) others: Others,
-    /// How many objects there are of each.
-    pub(crate) counts: BTreeMap<String, u64>,
+    /// What to say of what is there and was never Bryo's.
+    pub(crate) others: Vec<String>,
 }
 
 /// Plans for `beside`, the keys below the prefix that are no file's. `nested` are the versions inside this one's prefix:
-/// their objects are not ours. `known` is what was never Bryo's; `None`: nothing is known, and whatever is not put again was
-/// not.
+/// their objects are not this one's, and neither is anything that `ours` does not know.
 pub(crate) fn plan(
     files: &Files,
     mut beside: BTreeSet<String>,
     nested: &[Prefix],
-    known: Option<&Others>,
+    ours: &Ours,
 ) -> Result<Plan, DepotError> {
     let foreign: Vec<_> = nested.iter().map(|inner| (inner, inner.keys())).collect();
     let owner = |key: &str| foreign.iter().find(|(_, keys)| key.starts_with(keys));
@@ -69,19 +67,16 @@ pub(crate) fn plan(
         }
     }
     beside.retain(|key| owner(key).is_none());
-    let (others, counts) = Others::among(
-        known,
-        beside.iter().map(|key| files.within(key)),
+    let theirs = beside.iter().filter(|key| !ours.has(key));
+    let others = told(
+        files.keys(),
+        theirs.map(|key| files.within(key)),
         |directory| files.are_in(directory),
     );
-    beside.retain(|key| !others.has(files.within(key)));
+    beside.retain(|key| ours.has(key));
     let mut stale: Vec<_> = beside.into_iter().collect();
     stale.sort_by_key(|key| Reverse(Phase::of(files.within(key).as_bytes())));
-    Ok(Plan {
-        stale,
-        others,
-        counts,
-    })
+    Ok(Plan { stale, others })
 }
 
 #[cfg(test)]
@@ -109,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_put_again_is_stale_unless_it_is_another_versions() {
+    fn what_is_not_put_again_is_stale_if_it_was_this_versions() {
         let files = files(("p", "release"), &[("index.html", "12"), ("a.css", "123")]);
         let nested = [Prefix::of("p", "release/2.0").unwrap()];
         let beside = [
@@ -119,8 +114,10 @@ mod tests {
             "p/release/2.0/index.html",
             "p/release/2.0x",
         ];
-        let beside = beside.into_iter().map(str::to_owned).collect();
-        let plan = plan(&files, beside, &nested, Some(&Others::default())).unwrap();
+        let ours = Ours::knowing(&beside);
+        let theirs = ["p/release/3.0/index.html", "p/release/theirs"];
+        let all = beside.iter().chain(&theirs).map(|key| (*key).to_owned());
+        let plan = plan(&files, all.collect(), &nested, &ours).unwrap();
         assert_eq!(
             plan.stale,
             [
@@ -130,13 +127,15 @@ mod tests {
                 "p/release/old.css"
             ]
         );
+        let others = ["p/release/3.0/: 1 object", "p/release/theirs: 1 object"];
+        assert_eq!(plan.others, others);
     }
 
     #[test]
     fn a_file_inside_another_version_is_refused() {
         let files = files(("p", "release"), &[("2.0/index.html", "1")]);
         let nested = [Prefix::of("p", "release/2.0").unwrap()];
-        let refused = plan(&files, BTreeSet::new(), &nested, None).unwrap_err();
+        let refused = plan(&files, BTreeSet::new(), &nested, &Ours::default()).unwrap_err();
         assert!(matches!(refused, DepotError::Overlap { .. }), "{refused}");
     }
 }

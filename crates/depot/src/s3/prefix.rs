@@ -4,6 +4,7 @@
 //! <slug>/<version>/<path>                        a file
 //! <slug>//<path>                                 a file of the empty version
 //! .bryo/publications/<slug>/<version>.json       what is known of the publication; see `record`
+//! .bryo/files/<slug>/<version>.keys/<attempt>    what it has put; see `ours`
 //! ```
 //!
 //! It refuses what a URL or another program would read as another place: dot segments, empty segments, control
@@ -22,6 +23,9 @@ const LONGEST_PART: usize = 255;
 
 /// Where the publication records are.
 const RECORDS: &str = ".bryo/publications/";
+
+/// Where the lists are of what was put.
+const LISTS: &str = ".bryo/files/";
 
 /// A key prefix below which one version of one project lives.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -146,6 +150,11 @@ impl Prefix {
     /// The key of the version's publication record.
     pub(crate) fn record(&self) -> String {
         format!("{RECORDS}{}/{}.json", self.slug, self.version)
+    }
+
+    /// What the keys of the lists of what was put begin with.
+    pub(crate) fn lists(&self) -> String {
+        format!("{LISTS}{}/{}.keys/", self.slug, self.version)
     }
 
     /// What the keys of the records of all versions inside this one's prefix begin with. None can lie inside the empty

@@ -7,7 +7,8 @@
 //!
 //! A store has no rename: readers see objects change one by one. What can be promised instead is this. Every name is looked
 //! at before anything is changed. The order keeps old pages whole for as long as possible (`plan`). What is stale is
-//! deleted only after everything is there, so a publication that fails deletes nothing. It says what readers may see
+//! deleted only after everything is there, so a publication that fails deletes nothing; and only what Bryo has put is ever
+//! deleted (`ours`). It says what readers may see
 //! ([`Visible`]), and its record has the next publication repair it. No two publications of one version go on at a time
 //! (`hold`), and one is said to be complete only after a last look at all of it (`verify`).
 
@@ -24,7 +25,7 @@ use super::depot::Inner;
 use super::files::Files;
 use super::hold::{Hold, Said};
 use super::loops::Loops;
-use super::others::{Others, told};
+use super::ours::{List, Ours};
 use super::plan::{Phase, plan};
 use super::prefix::Prefix;
 use super::record::{Found, Record};
@@ -56,7 +57,7 @@ pub struct Uploaded {
     pub repaired: bool,
     /// Stale objects that could not be deleted, with the reason: the next publication tries again.
     pub leftovers: Vec<String>,
-    /// What was there before Bryo published and is left alone: how many objects where, in 21 lines at most.
+    /// What is there, was never Bryo's and is left alone: how many objects where, in 21 lines at most.
     pub others: Vec<String>,
 }
 
@@ -137,37 +138,42 @@ impl Publication {
         if *found == Found::Nothing && !new {
             self.is_apart().await?;
         }
+        let mut ours = Ours::of(&self.inner.client, &self.prefix).await?;
+        let unknown = ours.is_unknown();
+        let earlier = ours.lists();
         let nested = self.nested().await?;
         let digest = self.inner.rules.digest();
         let same = new || found.headers() == Some(&*digest);
-        let plan = plan(&files, objects.take_beside(), &nested, found.others())?;
+        let plan = plan(&files, objects.take_beside(), &nested, &ours)?;
         if !same {
             // An object with the right bytes may have the wrong headers: nothing is known of it.
             objects.forget();
         }
+        let record = Record::begin(&digest, same, self.tree.files(), self.tree.bytes());
+        let carried = (!repairs).then_some(&*plan.stale);
         let begun = Arc::new(Begun {
             hold: Arc::clone(hold),
-            record: Record::begin(&digest, same, self.tree.files(), self.tree.bytes())
-                .beside(plan.others.clone()),
+            list: ours.next(&record.attempt, carried),
+            client: Arc::clone(client),
+            files: Arc::clone(&files),
+            record,
             done: OnceCell::new(),
             reached: Arc::clone(reached),
             new,
             repairs,
         });
 
-        // Where nothing is known of what is ours, uploads are nobody's to give up either.
-        if repairs && found.others().is_some() {
+        if repairs {
             begun.take().await?;
-            self.forget_uploads(client, &plan.others).await;
+            self.forget_uploads(client, &ours).await;
         }
         let Counts { put, unchanged } = self.put_all(client, &mut objects, &begun, open).await?;
-        let unrecorded = !matches!(found, Found::Record(_)) || repairs;
+        let unrecorded = !matches!(found, Found::Record(_)) || repairs || unknown;
         if !plan.stale.is_empty() || unrecorded {
             begun.touch(Phase::Start).await?;
         }
         let mut stale = plan.stale;
         let mut removed = stale.len();
-        let others = &plan.others;
         let mut kept = Vec::new();
         for round in 1.. {
             if begun.done.initialized() {
@@ -175,7 +181,7 @@ impl Publication {
                 reached.set(Visible::All);
                 kept.extend(client.delete(&stale).await?);
             }
-            let Some(key) = self.odd(&mut objects, others, &kept).await? else {
+            let Some(key) = self.odd(&mut objects, &mut ours, &kept).await? else {
                 break;
             };
             if round == ROUNDS {
@@ -191,8 +197,12 @@ impl Publication {
             removed += stale.len();
             self.put_all(client, &mut objects, &begun, open).await?;
         }
+        if begun.done.initialized() {
+            // What they say our own list says too. Those that cannot be deleted are read once more.
+            let _ = client.delete(&earlier).await;
+        }
         if hold.complete(&digest).await? == Said::Late
-            && self.odd(&mut objects, others, &kept).await?.is_some()
+            && self.odd(&mut objects, &mut ours, &kept).await?.is_some()
         {
             hold.take_back().await?;
         }
@@ -207,7 +217,7 @@ impl Publication {
                 .into_iter()
                 .map(|kept| format!("{}: {}", kept.key, kept.why))
                 .collect(),
-            others: told(&self.prefix.keys(), &plan.counts),
+            others: plan.others,
         })
     }
 
@@ -215,22 +225,22 @@ impl Publication {
     async fn odd(
         &self,
         objects: &mut Objects,
-        others: &Others,
+        ours: &mut Ours,
         kept: &[Kept],
     ) -> Result<Option<String>, DepotError> {
         for look in 1..LOOKS {
-            if self.look(objects, others, kept).await?.is_none() {
+            if self.look(objects, ours, kept).await?.is_none() {
                 return Ok(None);
             }
             tokio::time::sleep(self.inner.client.pause(look)).await;
         }
-        self.look(objects, others, kept).await
+        self.look(objects, ours, kept).await
     }
 
     async fn look(
         &self,
         objects: &mut Objects,
-        others: &Others,
+        ours: &mut Ours,
         kept: &[Kept],
     ) -> Result<Option<String>, DepotError> {
         // A version inside this one has its record before it has objects.
@@ -239,18 +249,17 @@ impl Publication {
         self.inner.client.list(&self.prefix.keys(), see).await?;
         let nested: Vec<_> = self.nested().await?.iter().map(Prefix::keys).collect();
         let kept: HashSet<_> = kept.iter().map(|kept| &*kept.key).collect();
-        let inside = self.prefix.keys().len();
+        // So has an attempt its list, even one that should not be here.
+        ours.look(&self.inner.client).await?;
         objects.odd(|key| {
-            kept.contains(key)
-                || nested.iter().any(|keys| key.starts_with(keys))
-                || others.has(&key[inside..])
+            kept.contains(key) || nested.iter().any(|keys| key.starts_with(keys)) || !ours.has(key)
         })
     }
 
     /// Uploads in parts that an attempt has left which was killed. Not every store can list them; one that cannot has to
-    /// forget them by itself. Those of versions inside this one's prefix may go on: such a version has its record before it
-    /// has uploads.
-    async fn forget_uploads(&self, client: &Client, others: &Others) {
+    /// forget them by itself. Those of others may go on, also those of versions inside this one's prefix: such a version has
+    /// its record before it has uploads.
+    async fn forget_uploads(&self, client: &Client, ours: &Ours) {
         let prefix = self.prefix.keys();
         let begun = client.begun(&prefix).await.unwrap_or_default();
         let Ok(nested) = self.nested().await else {
@@ -258,31 +267,28 @@ impl Publication {
         };
         let nested: Vec<_> = nested.iter().map(Prefix::keys).collect();
         for (key, id) in begun {
-            let is_ours = !nested.iter().any(|keys| key.starts_with(keys))
-                && !others.has(&key[prefix.len()..]);
-            if is_ours {
+            if ours.has(&key) && !nested.iter().any(|keys| key.starts_with(keys)) {
                 let _ = client.abort(&key, &id).await;
             }
         }
     }
 
-    /// A version that has never been published may not take what lies inside another one's prefix for its own, unless the
-    /// other one's record says that it never was its own.
+    /// A version that has never been published may not take for its own what another one has put, inside whose prefix it
+    /// lies.
     async fn is_apart(&self) -> Result<(), DepotError> {
         let client = &self.inner.client;
         for outer in self.prefix.around() {
-            let Some(read) = client.get(&outer.record()).await? else {
+            if client.get(&outer.record()).await?.is_none() {
                 continue;
-            };
-            let found = Found::of(Some(&read.bytes));
-            let inside = outer.keys().len();
+            }
+            let ours = Ours::of(client, &outer).await?;
             let mut its = None;
             let each = |object: Listed| {
-                if its.is_none() && !found.others().is_some_and(|o| o.has(&object.key[inside..])) {
+                if its.is_none() && (ours.is_unknown() || ours.has(&object.key)) {
                     its = Some(object.key);
                 }
             };
-            // Listed again after the record, which is there before objects are.
+            // Listed again after the lists, which are there before objects are.
             client.list(&self.prefix.keys(), each).await?;
             if let Some(key) = its {
                 let version = outer.version().to_owned();
@@ -349,7 +355,10 @@ impl Publication {
 /// What is done before the first change, once.
 struct Begun {
     hold: Arc<Hold>,
+    client: Arc<Client>,
+    files: Arc<Files>,
     record: Record,
+    list: List,
     done: OnceCell<()>,
     reached: Arc<Reached>,
     new: bool,
@@ -359,8 +368,11 @@ struct Begun {
 impl Begun {
     /// The version is ours from here on.
     async fn take(&self) -> Result<(), DepotError> {
-        let take = || self.hold.take(&self.record);
-        self.done.get_or_try_init(take).await.map(drop)
+        let take = async {
+            self.hold.take(&self.record).await?;
+            self.list.write(&self.client, &self.files).await
+        };
+        self.done.get_or_try_init(|| take).await.map(drop)
     }
 
     /// The store is about to be changed in `phase`.

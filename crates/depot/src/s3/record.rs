@@ -13,8 +13,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::others::Others;
-
 /// How the record is written; another number is another format.
 const FORMAT: u32 = 1;
 
@@ -46,9 +44,6 @@ pub(crate) struct Record {
     /// How often it has said so: a record that is written again has another entity tag.
     #[serde(default)]
     pub(crate) beat: u64,
-    /// What is below the prefix and was never Bryo's.
-    #[serde(default, skip_serializing_if = "Others::is_empty")]
-    pub(crate) others: Others,
 }
 
 impl Record {
@@ -64,13 +59,7 @@ impl Record {
             bytes,
             live: true,
             beat: 0,
-            others: Others::default(),
         }
-    }
-
-    /// The same with what is not to be deleted.
-    pub(crate) fn beside(self, others: Others) -> Self {
-        Self { others, ..self }
     }
 
     /// The same attempt's record at its end.
@@ -153,14 +142,6 @@ impl Found {
     /// Whether it is of this attempt.
     pub(crate) fn is_of(&self, attempt: &str) -> bool {
         matches!(self, Self::Record(record) if record.attempt == attempt)
-    }
-
-    /// What is below the prefix and was never Bryo's; `None` where nobody has written that down.
-    pub(crate) fn others(&self) -> Option<&Others> {
-        match self {
-            Self::Record(record) => Some(&record.others),
-            Self::Nothing | Self::Unreadable => None,
-        }
     }
 
     /// The rules by which every object has its headers, if that is known.

@@ -148,7 +148,7 @@ fn uploads_are_given_up_once_the_version_is_ours() {
     server.faults(denies("/a.css"));
     publish(&depot, ("p", "1"), NEW).unwrap_err();
     server.no_faults();
-    server.leave_upload("p/1/big.bin");
+    server.leave_upload("p/1/new.js");
     server.seen();
     assert!(publish(&depot, ("p", "1"), NEW).unwrap().repaired);
     let seen = server.seen();

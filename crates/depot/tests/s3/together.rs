@@ -446,12 +446,14 @@ fn a_record_that_was_put_and_not_answered_is_not_somebody_elses() {
     }
 }
 
-/// What somebody else does meanwhile, who keeps no record: once is made good, and who goes on is told of.
+/// What somebody else does meanwhile to what is ours, who keeps no record: once is made good, and who goes on is told of.
+/// What is theirs stays.
 #[test]
 fn what_is_changed_beside_us_is_made_good_or_told() {
     for goes_on in [false, true] {
         for (key, bytes) in [
             ("p/1/stranger.html", &b"x"[..]),
+            ("p/1/gone.html", b"again"),
             ("p/1/a.css", b"2"),
             ("p/1/a.css", b"another size"),
         ] {
@@ -487,6 +489,13 @@ fn what_is_changed_beside_us_is_made_good_or_told() {
             }
             let done = one.join().unwrap();
             server.no_faults();
+            if key.contains("stranger") {
+                assert!(done.unwrap().others.is_empty(), "it was not there before");
+                let next = publish(&depot, PLACE, ONE).unwrap();
+                assert_eq!(next.others, ["p/1/stranger.html: 1 object"]);
+                assert_eq!(server.object(key).unwrap().bytes, bytes);
+                continue;
+            }
             if goes_on {
                 let error = done.unwrap_err();
                 let told =
