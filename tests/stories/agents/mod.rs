@@ -2,6 +2,8 @@
 
 /// Servers that are not there, or not well; disks without room.
 mod adrift;
+/// Agents whose clock jumps.
+mod clock;
 /// Agents that are killed where they stand.
 mod killed;
 /// How an agent is asked to stop, to pause, and to read its settings anew.
