@@ -64,7 +64,8 @@ machine=(-nodefaults -no-user-config -display none -no-reboot -machine q35 -acce
   -drive "if=none,id=payload,file=$work/payload.tar,format=raw,readonly=on" -device virtio-blk-pci,drive=payload,serial=payload
   -drive "if=none,id=out,file=$work/out.img,format=raw" -device virtio-blk-pci,drive=out,serial=out)
 # An oops ends the guest at once (oops=panic panic=-1 and -no-reboot) instead of leaving it half alive.
-kernel="console=ttyS0 loglevel=4 root=/dev/nvme0n1 rw rootwait rootfstype=ext4 systemd.unit=bryo-bed.target"
+# A host that is busy may not serve the emulated disk for longer than the half minute after which the kernel gives up on it.
+kernel="console=ttyS0 loglevel=4 nvme_core.io_timeout=600 root=/dev/nvme0n1 rw rootwait rootfstype=ext4 systemd.unit=bryo-bed.target"
 kernel+=" mitigations=off $(cat "$image/security") nokaslr oops=panic panic=-1 random.trust_cpu=on"
 kernel+=" systemd.show_status=0 cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1"
 
