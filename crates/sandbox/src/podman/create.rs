@@ -275,7 +275,7 @@ impl<'a> Create<'a> {
                 .collect(),
             read_only_root: self.read_only_filesystem,
             network_mode: self.netns.nsmode,
-            filter: Some(filter),
+            filter,
             capabilities: if self.cap_add.is_empty() {
                 0
             } else {

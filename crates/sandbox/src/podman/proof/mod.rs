@@ -36,7 +36,7 @@ pub(super) struct Expected {
     /// In podman's words.
     pub(super) network_mode: &'static str,
     /// The system-call filter that podman was given.
-    pub(super) filter: Option<LinuxSeccomp>,
+    pub(super) filter: LinuxSeccomp,
     /// The set as the kernel writes it.
     pub(super) capabilities: u64,
     pub(super) open_files: u64,
