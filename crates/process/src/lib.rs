@@ -8,16 +8,19 @@
 //! - the environment is what the recipe names and nothing else; its values are never printed;
 //! - a program that is not waited for is killed, with everything in its process group;
 //! - what a program wrote to standard error is in the error of whoever ran it, bounded to its tail;
-//! - the one `unsafe` call of the workspace is here: [`fork`], which refuses whenever it would not be safe.
+//! - the `unsafe` calls of the workspace are here, two: [`fork`], which refuses whenever it would not be safe, and the
+//!   commands of a [`Lease`].
 //!
 //! It refuses to run a shell: arguments are arguments.
 
 mod error;
 mod fork;
+mod lease;
 mod program;
 mod running;
 
 pub use error::ProcessError;
 pub use fork::{Fork, fork};
+pub use lease::Lease;
 pub use program::{Finished, Program, find_program};
 pub use running::{Running, Stdio};
