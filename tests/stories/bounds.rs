@@ -84,6 +84,20 @@ fn too_much(world: &World, at: &str) {
     assert!(!world.site().exists());
 }
 
+/// The numbers of each child, outermost namespace first (proc(5), `NSpid`).
+fn namespaced_children_of(parent: Pid) -> Vec<String> {
+    let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+    let numbers = |pid: &str| {
+        let status = read(format!("/proc/{pid}/status"));
+        let line = status.lines().find(|line| line.starts_with("NSpid:"));
+        line.unwrap_or_default().to_owned()
+    };
+    read(format!("/proc/{parent}/task/{parent}/children"))
+        .split_whitespace()
+        .map(numbers)
+        .collect()
+}
+
 stories! {
     fn a_signal_is_told_from_an_exit_code(world) {
         let told = world.build("uses-up-its-cpu-time", &[]);
@@ -194,6 +208,23 @@ stories! {
         let told = world.build("writes-too-much", &options);
         told.ended(1, "failed");
         assert!(!world.site().exists());
+    }
+
+    fn a_job_costs_no_process_but_its_own(world) {
+        let mut going = world.start_build("never-ends", &[]);
+        going.until("started");
+        let [helper] = going.children("__helper")[..] else {
+            panic!("one helper is wanted");
+        };
+        if world.runtime() == Runtime::Crun {
+            // crun may still be about to end.
+            wait_until("the job's first process is the helper's only child", || {
+                let namespaced = namespaced_children_of(helper);
+                namespaced.len() == 1 && namespaced[0].ends_with("\t1")
+            });
+        }
+        going.signal(Signal::SIGTERM);
+        going.end().ended(130, "cancelled");
     }
 
     fn the_helper_is_killed(world) {

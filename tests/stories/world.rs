@@ -353,6 +353,14 @@ impl<'a> Going<'a> {
     }
 }
 
+impl Drop for Going<'_> {
+    /// A story that fails leaves nothing that runs for ever.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Takes what is there. Returns whether more can come.
 fn drain(from: &mpsc::Receiver<Vec<u8>>, into: &mut Vec<u8>) -> bool {
     match from.recv_timeout(LOOK) {

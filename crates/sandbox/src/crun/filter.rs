@@ -85,11 +85,11 @@ impl Filter {
         Some(self.known.get_or_init(|| STANDARD.encode(program)))
     }
 
-    /// Keeps the program that crun compiled for the container with this state, once it has: `made` is a file that crun
-    /// writes when the container is complete. A job that ends before leaves the work to the next one.
-    pub(super) async fn keep(self, container: PathBuf, made: PathBuf) {
+    /// Keeps the program that crun compiled for the container with this state, once it has: it writes `status` when the
+    /// container is complete. A job that ends before leaves the work to the next one; the attempt's directory is gone then.
+    pub(super) async fn keep(self, container: PathBuf, attempt: PathBuf) {
         // Read before anybody is asked: a short job's container is gone by then.
-        if is_made(&made).await
+        if is_made(&container.join("status"), &attempt).await
             && let Ok(compiled) = fs::read(container.join("seccomp.bpf"))
             && self.is_understood().await
         {
@@ -124,11 +124,11 @@ impl Filter {
     }
 }
 
-/// Waits for this file. It does not come any more once its directory is gone.
-async fn is_made(file: &Path) -> bool {
+/// Waits for this file. It does not come any more once this directory is gone.
+async fn is_made(file: &Path, within: &Path) -> bool {
     let since = Instant::now();
     let mut pause = FIRST_LOOK;
-    while since.elapsed() < LATEST && file.parent().is_some_and(Path::exists) {
+    while since.elapsed() < LATEST && within.exists() {
         if file.exists() {
             return true;
         }
@@ -177,20 +177,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_container_may_take_long_to_be_made() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("pid");
+        let file = dir.path().join("status");
         let late = async {
             tokio::time::sleep(LATEST / 2).await;
             fs::write(&file, "1").unwrap();
         };
-        assert!(tokio::join!(is_made(&file), late).0);
+        assert!(tokio::join!(is_made(&file, dir.path()), late).0);
         fs::remove_file(&file).unwrap();
-        assert!(!is_made(&file).await, "never made");
+        assert!(!is_made(&file, dir.path()).await, "never made");
         let since = Instant::now();
         let gone = async {
             tokio::time::sleep(LOOK).await;
             fs::remove_dir(dir.path()).unwrap();
         };
-        assert!(!tokio::join!(is_made(&file), gone).0);
+        assert!(!tokio::join!(is_made(&file, dir.path()), gone).0);
         assert!(since.elapsed() < LATEST, "the attempt is over");
     }
 

@@ -9,6 +9,7 @@ mod sealed;
 mod worker;
 
 pub(crate) use self::ahead::Ahead;
+pub(crate) use parent::End;
 pub(crate) use sandbox::CrunSandbox;
 pub(crate) use sealed::SealedCrun;
 pub(crate) use worker::{END_OF_PATH, worker};
@@ -118,7 +119,7 @@ impl CrunRuntime {
         let Some(rules) = wanted.rules() else {
             // Where there is nobody to be connected, crun makes the namespaces with the container.
             return Ok(Ready {
-                worker: self.userns.work(&self.crun.path, None).await?,
+                worker: self.userns.work(&self.crun.path).await?,
                 wanted,
                 nested: None,
                 network: None,
@@ -126,7 +127,7 @@ impl CrunRuntime {
         };
         let nested = self.userns.nest(name, wanted.slot()).await?;
         let made = tokio::try_join!(
-            self.userns.work(&self.crun.path, Some(&nested)),
+            self.userns.work(&self.crun.path),
             self.connect(&nested, rules)
         );
         match made {
@@ -148,10 +149,9 @@ impl CrunRuntime {
             .network
             .as_ref()
             .map_err(|missing| SandboxError::Host(vec![missing.clone()]))?;
-        let (user, net) = (nested.on_host(nested.user()), nested.on_host(nested.net()));
         // Not both at once: the kernel takes no route through a gateway that a rule has closed.
         let helper = program.start(&self.userns, nested).await?;
-        let counters = close_network(&user, &net, rules).await?;
+        let counters = close_network(nested.user(), nested.net(), rules).await?;
         Ok(Connected {
             helper,
             counters: Some(counters),

@@ -1,8 +1,8 @@
-//! The worker as parent of the job: learns from the kernel how the job's first process ended.
+//! How a job's first process ended, as its parent learns it from the kernel; and the worker as that parent, where the job is
+//! not handed over to the helper.
 //!
 //! `crun run --detach` leaves the container's first process without a parent, and the kernel gives it to the nearest
-//! subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`): the worker. `crun run` in the foreground would turn a signal into an
-//! exit code, which a job can fake.
+//! subreaper (prctl(2), `PR_SET_CHILD_SUBREAPER`): the worker.
 //!
 //! A job with SELinux labels is made first and started afterwards, for crun says nothing when it sets none: it looks for the
 //! word `selinux` among the mounts, and without it takes the host for one without SELinux.
@@ -25,26 +25,37 @@ use rustix::process::{WaitOptions, WaitStatus, wait};
 use serde::{Deserialize, Serialize};
 
 use super::sealed::SealedCrun;
-use super::worker::Instructions;
+use super::worker::{Instructions, Stays};
 use crate::selinux;
 
-/// How the job's first process ended, as the worker writes it down.
+/// How the job's first process ended, as its parent writes it down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum End {
+pub(crate) enum End {
     Code(i32),
     Signal(i32),
 }
 
 impl End {
-    fn of(status: WaitStatus) -> Option<Self> {
+    /// That of which wait(2) tells, if it is an end.
+    pub(crate) fn of(status: WaitStatus) -> Option<Self> {
         let code = status.exit_status().map(Self::Code);
         code.or_else(|| status.terminating_signal().map(Self::Signal))
+    }
+
+    /// Writes it down, into a file that has room for it.
+    ///
+    /// # Errors
+    ///
+    /// When the file is not there or cannot be written.
+    pub(crate) fn write(self, file: &Path) -> io::Result<()> {
+        let text = serde_json::to_vec(&self)?;
+        OpenOptions::new().write(true).open(file)?.write_all(&text)
     }
 }
 
 /// Makes a copy of this process that ends with it: nobody else could wait for what it becomes. Should this process be killed
 /// while crun is about to put a job into its cgroup, there would be nobody who could stop that.
-pub(super) fn copy(child: impl FnOnce() -> i32) -> io::Result<i32> {
+fn copy(child: impl FnOnce() -> i32) -> io::Result<i32> {
     let parent = getpid();
     match fork()? {
         Fork::Parent(pid) => Ok(pid.as_raw()),
@@ -58,61 +69,66 @@ pub(super) fn copy(child: impl FnOnce() -> i32) -> io::Result<i32> {
     }
 }
 
-/// Becomes crun: a sealed copy of it, which spares it to make one itself, or the program as it is where that is refused. Gives
-/// an exit code when it could not.
-pub(super) fn become_crun(crun: &SealedCrun, args: &[OsString]) -> i32 {
+/// Becomes crun: a sealed copy of it, which spares it to make one itself, or the program as it is where that is refused. It
+/// returns only with a reason why it could not.
+pub(super) fn become_crun(crun: &SealedCrun, args: &[OsString]) -> String {
+    let mut why = None;
     for program in crun.programs() {
         let mut command = Command::new(program);
         command.arg0(crun.path()).args(args);
-        // It returns only when there is another one to try.
-        let _ = command.exec();
+        why = Some(command.exec());
     }
-    NOT_STARTED
+    let why = why.map_or_else(|| "there is none".to_owned(), |e| e.to_string());
+    failed(crun, &why)
 }
 
 /// The exit code of a copy that could not become crun, which has none like it.
 const NOT_STARTED: i32 = 213;
 
-/// Takes what is left behind by whom it has started: so it learns how the job ended.
-pub(super) fn be_parent() -> Result<(), String> {
+/// Has a copy of this process become crun and make the container, which is what `first` does; then waits for the end of the
+/// job. What crun complains about is in its own log.
+pub(super) fn watch(
+    todo: &Instructions,
+    stays: &Stays,
+    crun: &SealedCrun,
+    first: impl FnOnce() -> i32,
+) -> Result<(), String> {
     nix::sys::prctl::set_child_subreaper(true)
-        .map_err(|e| format!("could not become the job's parent: {e}"))
-}
-
-/// Waits until the child has become crun and has made the container, and then for the end of the job. What crun complains
-/// about is in its own log.
-pub(super) fn watch(todo: &Instructions, child: i32, crun: &SealedCrun) -> Result<(), String> {
+        .map_err(|e| format!("could not become the job's parent: {e}"))?;
     let mut children = Children::default();
-    if !children.succeeds(child, crun)? {
+    let makes = copy(first).map_err(|e| format!("the worker could not copy itself: {e}"))?;
+    if !children.succeeds(makes, crun)? {
         return Ok(());
     }
-    let job = job(&todo.pid_file)?;
+    let job = job(&stays.pid_file)?;
     if let Some(labels) = &todo.labels {
         if let Err(why) = selinux::read_back(job, "exec", &labels.process) {
-            kill_all(todo);
+            kill_all(stays);
             return Err(format!("crun did not label the job: {why}"));
         }
         fs::write(&labels.seen, &labels.process)
             .map_err(|e| format!("could not write {}: {e}", labels.seen.display()))?;
-        let starts = copy(|| become_crun(crun, &labels.start));
+        let starts = copy(|| {
+            become_crun(crun, &labels.start);
+            NOT_STARTED
+        });
         let starts = starts.map_err(|e| failed(crun, &e))?;
         // A number can be given again.
         children.ended.remove(&starts);
         if !children.succeeds(starts, crun)? {
-            kill_all(todo);
+            kill_all(stays);
             return Ok(());
         }
     }
     let Some(end) = children.wait_for(job)? else {
         return Ok(());
     };
-    let text = serde_json::to_vec(&end).map_err(|e| e.to_string())?;
-    write_into(&todo.end_file, &text)
-        .map_err(|e| format!("could not write {}: {e}", todo.end_file.display()))
+    end.write(&stays.end_file)
+        .map_err(|e| format!("could not write {}: {e}", stays.end_file.display()))
 }
 
-fn kill_all(todo: &Instructions) {
-    let _ = fs::write(todo.cgroup.join("cgroup.kill"), "1");
+fn kill_all(stays: &Stays) {
+    let _ = fs::write(stays.cgroup.join("cgroup.kill"), "1");
 }
 
 fn failed(crun: &SealedCrun, why: &dyn Display) -> String {
@@ -134,10 +150,6 @@ const ROOM: usize = 64;
 /// Makes the file for the end, as long as it will ever be: a job may leave no space on the disk for it.
 pub(super) fn make_room(file: &Path) -> io::Result<()> {
     fs::write(file, [b' '; ROOM])
-}
-
-fn write_into(file: &Path, text: &[u8]) -> io::Result<()> {
-    OpenOptions::new().write(true).open(file)?.write_all(text)
 }
 
 /// The end, if it is known.
@@ -189,7 +201,7 @@ mod tests {
         assert_eq!(read(&file), None);
         for end in [End::Signal(i32::MIN), End::Code(3)] {
             make_room(&file).unwrap();
-            write_into(&file, &serde_json::to_vec(&end).unwrap()).unwrap();
+            end.write(&file).unwrap();
             assert_eq!(read(&file), Some(end));
             assert_eq!(fs::metadata(&file).unwrap().len(), ROOM as u64);
         }

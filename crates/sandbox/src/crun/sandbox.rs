@@ -13,7 +13,7 @@ use super::ahead::Wanted;
 use super::bundle::{self, Placement};
 use super::filter;
 use super::parent::{self, End};
-use super::worker::{self, HostMount, Instructions, JobLabels};
+use super::worker::{self, HostMount, Instructions, JobLabels, Stays};
 use super::{Connected, CrunRuntime, Ready};
 use crate::apparmor;
 use crate::cgroup::{JobCgroup, name_of};
@@ -25,7 +25,7 @@ use crate::selinux::Labels;
 use crate::userns::{Nested, Worker};
 use crate::{Access, Exit, Leftover, Root, SandboxError, SandboxSpec};
 
-/// Where the worker writes the end of the job down, in the work directory.
+/// Where the job's parent writes the end of the job down, in the work directory.
 const END: &str = "end.json";
 
 /// What the worker is to do, in the work directory.
@@ -126,6 +126,12 @@ impl CrunSandbox {
             },
         )
         .map_err(failed)?;
+        let pid_file = self.pid_file();
+        let stays = (labels.is_some() || self.handing_over().is_none()).then(|| Stays {
+            cgroup: self.cgroup.dir().to_owned(),
+            pid_file: pid_file.clone(),
+            end_file: self.end_file(),
+        });
         let instructions = Instructions {
             place,
             job_root: self.wanted.slot().first(),
@@ -143,11 +149,11 @@ impl CrunSandbox {
                 .into_iter()
                 .map(|(name, text)| (name.to_owned(), text))
                 .collect(),
-            crun: self.crun_make(if labels.is_some() {
-                &["create"]
-            } else {
-                &["run", "--detach"]
-            }),
+            crun: match (&stays, labels) {
+                (None, _) => self.crun_make(&["run"], self.handing_over().unwrap_or(&pid_file)),
+                (Some(_), None) => self.crun_make(&["run", "--detach"], &pid_file),
+                (Some(_), Some(_)) => self.crun_make(&["create"], &pid_file),
+            },
             labels: labels.map(|labels| JobLabels {
                 process: labels.process().to_string(),
                 file: labels.file().to_string(),
@@ -156,9 +162,7 @@ impl CrunSandbox {
                 start: self.crun_start(),
                 seen: self.label_file(),
             }),
-            cgroup: self.cgroup.dir().to_owned(),
-            pid_file: self.pid_file(),
-            end_file: self.end_file(),
+            stays,
         };
         for dir in [self.bundle(), self.overlay()] {
             fs::create_dir(&dir).map_err(SandboxError::file("make", &dir))?;
@@ -190,8 +194,15 @@ impl CrunSandbox {
         self.work.join(END)
     }
 
+    /// Where crun writes the job's number, unless it hands the job over.
     fn pid_file(&self) -> PathBuf {
         self.work.join("pid")
+    }
+
+    /// With which file crun does that.
+    fn handing_over(&self) -> Option<&Path> {
+        let worker = self.worker.as_ref().or(self.running.as_ref());
+        worker.and_then(Worker::pid_file)
     }
 
     fn crun_log(&self) -> PathBuf {
@@ -210,11 +221,11 @@ impl CrunSandbox {
     }
 
     /// What makes the container: at once with its job, or before it.
-    fn crun_make(&self, command: &[&str]) -> Vec<OsString> {
+    fn crun_make(&self, command: &[&str], pid_file: &Path) -> Vec<OsString> {
         let mut args: Vec<OsString> = self.crun_options().into();
         args.extend(command.iter().map(OsString::from));
         args.extend(["--bundle".into(), self.bundle().into()]);
-        args.extend(["--pid-file".into(), self.pid_file().into()]);
+        args.extend(["--pid-file".into(), pid_file.into()]);
         args.push(self.name.clone().into());
         args
     }
@@ -242,11 +253,11 @@ impl CrunSandbox {
         let Some((stdout, stderr)) = output else {
             return Err(SandboxError::Crun("it has no output".to_owned()));
         };
-        worker.begin(&self.work.join(INSTRUCTIONS));
+        worker.begin(&self.work.join(INSTRUCTIONS), &self.work.join(END));
         let filter = &self.runtime.filter;
         if filter.compiled().is_none() {
             let keep = filter.clone();
-            tokio::spawn(keep.keep(self.state().join(&self.name), self.pid_file()));
+            tokio::spawn(keep.keep(self.state().join(&self.name), self.work.clone()));
         }
         self.runtime.make_another(&self.wanted);
         Ok(Logs::of_pipes(stdout, stderr))
@@ -297,8 +308,8 @@ impl CrunSandbox {
         }
     }
 
-    /// Whether the worker, and not the job, wrote to the output: the container was never made.
-    pub(crate) fn never_began(&self) -> bool {
+    /// Whether the container may not be there yet.
+    fn may_be_coming(&self) -> bool {
         !self.pid_file().exists()
     }
 
@@ -321,8 +332,8 @@ impl CrunSandbox {
     /// Kills everything of the job.
     pub(crate) fn kill(&mut self) -> Result<(), SandboxError> {
         // crun may not have put anything into the cgroup yet; then the worker itself is what there is. The helper kills that
-        // first, so that a job that begins in between is still met by the second.
-        if self.never_began()
+        // first, or the job that was handed over to it, so that a job that begins in between is still met by the second.
+        if self.may_be_coming()
             && let Some(running) = &self.running
         {
             running.end(Some(self.cgroup.dir()));

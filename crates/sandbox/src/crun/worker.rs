@@ -1,5 +1,6 @@
-//! The worker: makes the mounts of one job in a mount namespace of its own, has `crun` make the container, and stays as
-//! the parent of the job's first process, because only a parent is told how a process ended.
+//! The worker: makes the mounts of one job in a mount namespace of its own and becomes `crun`, which makes the container and
+//! hands the job over to the helper. Where it cannot be handed over, crun is made by a copy of the worker, and the worker stays
+//! as the parent of the job's first process, because only a parent is told how a process ended.
 //!
 //! It is a copy of the helper, made before there is anything to do, and waits until it is told which instructions are its.
 //! If its input ends instead, nobody needs it.
@@ -15,13 +16,14 @@
 //! mount namespace. The paths lie beneath the helper's own directory because the job's ids cannot walk the agent's home.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
+use std::fs;
+use std::io::{self, BufRead, BufReader, PipeReader};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
-use nix::unistd::{Gid, Uid, chown, dup2_stderr, dup2_stdout};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid, chown};
 use serde::{Deserialize, Serialize};
 
 use super::parent;
@@ -49,6 +51,13 @@ pub(super) struct Instructions {
     /// What crun is started with to make the container; the job runs at once, or waits for its start where it has labels.
     pub(super) crun: Vec<OsString>,
     pub(super) labels: Option<JobLabels>,
+    /// Where the job is not handed over.
+    pub(super) stays: Option<Stays>,
+}
+
+/// What the job's parent needs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Stays {
     /// That of the job.
     pub(super) cgroup: PathBuf,
     /// Where crun writes the number of the job's first process.
@@ -97,74 +106,46 @@ pub(super) fn etc_file(place: &Path, name: &str) -> PathBuf {
 pub(crate) const END_OF_PATH: &[u8] = b"\0";
 
 /// The worker's main function; its exit code. The path of the file with its instructions comes out of `told`.
-///
-/// It has two processes, both there before there is anything to do: one that makes the mounts and becomes crun, and this one,
-/// which stays. `alone` gives the first one a mount namespace of its own.
-pub(crate) fn worker(
-    told: &PipeReader,
-    alone: impl FnOnce() -> Result<(), String>,
-    crun: &SealedCrun,
-) -> i32 {
-    let made = parent::be_parent().and_then(|()| {
-        let (heard, tell) = io::pipe().map_err(|e| format!("could not make a pipe: {e}"))?;
-        let child = parent::copy(|| start(told, tell, alone, crun));
-        let child = child.map_err(|e| format!("the worker could not copy itself: {e}"))?;
-        Ok((child, heard))
-    });
-    // The first one tells the second, which has the time.
-    let path = match &made {
-        Ok((_, heard)) => path(heard),
-        Err(_) => path(told),
-    };
-    let Some(file) = path else {
+pub(crate) fn worker(told: &PipeReader, crun: &SealedCrun) -> i32 {
+    let is_alone = unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(|e| format!("could not make a mount namespace: {e}"));
+    let Some(file) = path(told) else {
         return 0;
     };
+    let worked = is_alone.and_then(|()| {
+        let todo = read(&file)?;
+        match &todo.stays {
+            None => Err(make(&todo, crun)),
+            Some(stays) => parent::watch(&todo, stays, crun, || {
+                let why = make(&todo, crun);
+                let _ = fs::write(error_file(&file), why);
+                TOLD_WHY
+            }),
+        }
+    });
     // What goes wrong is told in a file: standard error is the job's.
-    let worked = made.and_then(|(child, _)| parent::watch(&read(&file)?, child, crun));
     if let Err(why) = &worked {
         let _ = fs::write(error_file(&file), why);
     }
-    // The end of the output tells the agent that all is written down: before the kernel takes this process apart.
-    let _ = File::open("/dev/null").and_then(|null| {
-        dup2_stdout(&null)?;
-        dup2_stderr(&null)?;
-        Ok(())
-    });
     i32::from(worked.is_err())
 }
 
 /// The exit code of who has said why it could not become crun. crun has none like it.
 const TOLD_WHY: i32 = 214;
 
-/// Waits for instructions, makes the mounts, and becomes crun.
-fn start(
-    told: &PipeReader,
-    mut tell: PipeWriter,
-    alone: impl FnOnce() -> Result<(), String>,
-    crun: &SealedCrun,
-) -> i32 {
-    let is_alone = alone();
-    let Some(file) = path(told) else {
-        return 0;
-    };
-    let _ = tell.write_all(file.as_os_str().as_bytes());
-    let _ = tell.write_all(END_OF_PATH);
-    drop(tell);
-    let made = is_alone.and_then(|()| {
-        let todo = read(&file)?;
-        make_box(&todo)?;
-        let labels = todo.labels.as_ref();
-        if let Some(label) = labels.and_then(|labels| labels.pipes.as_ref()) {
-            selinux::label_own_output(label)?;
-        }
-        Ok(todo)
+/// Makes the mounts, and becomes crun. It returns only with a reason why it could not.
+fn make(todo: &Instructions, crun: &SealedCrun) -> String {
+    let label = todo
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.pipes.as_ref());
+    let made = make_box(todo).and_then(|()| match label {
+        Some(label) => selinux::label_own_output(label),
+        None => Ok(()),
     });
     match made {
-        Ok(todo) => parent::become_crun(crun, &todo.crun),
-        Err(why) => {
-            let _ = fs::write(error_file(&file), why);
-            TOLD_WHY
-        }
+        Ok(()) => parent::become_crun(crun, &todo.crun),
+        Err(why) => why,
     }
 }
 

@@ -138,13 +138,13 @@ async fn pasta(
     // In the foreground it stays our child; that it is up is told by the file of its process id, which is made first and
     // filled when the network is there.
     let pid_file = nested.pid_file();
-    let seen = nested.on_host(&pid_file);
+    let seen = nested.on_host(pid_file);
     let mut running = inside
         .clone()
         .args(["--foreground", "--config-net", "--no-map-gw"])
         .args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"])
         .args(["--dns-forward", &DNS.to_string(), "--quiet", "--pid"])
-        .arg(&pid_file)
+        .arg(pid_file)
         .args(["--netns-only", "--netns"])
         .arg(net)
         .start(Stdio::OutputPiped)

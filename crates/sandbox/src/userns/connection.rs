@@ -85,16 +85,11 @@ impl Connection {
     }
 
     /// Asks for a worker.
-    pub(super) fn ask_for_worker(
-        &self,
-        crun: &Path,
-        sees: Option<&str>,
-    ) -> Result<Asked, SandboxError> {
+    pub(super) fn ask_for_worker(&self, crun: &Path) -> Result<Asked, SandboxError> {
         // In one go: it may end at once.
         let mut state = self.lock();
         let (number, answer) = state.ask(Wish::Work {
             crun: crun.to_owned(),
-            sees: sees.map(str::to_owned),
         })?;
         let (sender, receiver) = watch::channel(None);
         state.workers.insert(number, sender);

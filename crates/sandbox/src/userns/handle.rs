@@ -175,29 +175,32 @@ impl UserNamespace {
 
     /// Makes a user namespace with the ids of this slot, and a network namespace that it owns.
     pub(crate) async fn nest(&self, name: &str, slot: IdSlot) -> Result<Nested, SandboxError> {
-        let (user, net) = nested::pins(&self.base, name);
         // Before they are there: whoever goes away meanwhile leaves nothing.
-        let nested = Nested {
-            pinned: Arc::new(Pinned {
-                name: name.to_owned(),
-                connection: Arc::clone(&self.connection),
-                let_go: AtomicBool::new(false),
-            }),
-            root: PathBuf::from(format!("/proc/{}/root", self.pid)),
-            user,
-            net,
-        };
-        self.ask(Wish::Nest {
+        let held = Arc::new(Held {
+            name: name.to_owned(),
+            connection: Arc::clone(&self.connection),
+            let_go: AtomicBool::new(false),
+        });
+        let wish = Wish::Nest {
             name: name.to_owned(),
             first: slot.first(),
+        };
+        let Done::Nested { user, net } = self.connection.ask(wish).await? else {
+            return Err(lost("it made no namespaces"));
+        };
+        let path = |fd| PathBuf::from(format!("/proc/{}/fd/{fd}", self.pid));
+        Ok(Nested {
+            held,
+            root: PathBuf::from(format!("/proc/{}/root", self.pid)),
+            pid_file: nested::pid_file(&self.base, name),
+            user: path(user),
+            net: path(net),
         })
-        .await?;
-        Ok(nested)
     }
 
     /// Lets go of them, for whoever has them.
     pub(crate) async fn unnest(&self, nested: &Nested) -> Result<(), SandboxError> {
-        nested.pinned.let_go.store(true, Ordering::Relaxed);
+        nested.held.let_go.store(true, Ordering::Relaxed);
         self.ask(Wish::Unnest {
             name: nested.name().to_owned(),
         })
@@ -223,14 +226,9 @@ impl UserNamespace {
         }
     }
 
-    /// Makes a worker, which waits for its instructions and will start this crun. It sees these namespaces, and none that
-    /// are made later.
-    pub(crate) async fn work(
-        &self,
-        crun: &Path,
-        sees: Option<&Nested>,
-    ) -> Result<Worker, SandboxError> {
-        Worker::make(&self.connection, self.pid, crun, sees.map(Nested::name)).await
+    /// Makes a worker, which waits for its instructions and will start this crun.
+    pub(crate) async fn work(&self, crun: &Path) -> Result<Worker, SandboxError> {
+        Worker::make(&self.connection, self.pid, crun).await
     }
 
     /// Waits until the helper has ended, which it does by itself only when something is wrong, and says why.
@@ -265,20 +263,21 @@ async fn map(program: &'static str, pid: i32, map: Vec<String>) -> Result<(), Sa
 /// The namespaces of one attempt, by name. Dropping the last clone lets go of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Nested {
-    pinned: Arc<Pinned>,
+    held: Arc<Held>,
     root: PathBuf,
+    pid_file: PathBuf,
     user: PathBuf,
     net: PathBuf,
 }
 
 #[derive(Debug)]
-struct Pinned {
+struct Held {
     name: String,
     connection: Arc<Connection>,
     let_go: AtomicBool,
 }
 
-impl Drop for Pinned {
+impl Drop for Held {
     fn drop(&mut self) {
         if !self.let_go.load(Ordering::Relaxed) {
             self.connection.tell(Wish::Unnest {
@@ -291,22 +290,23 @@ impl Drop for Pinned {
 impl Nested {
     /// Their name.
     pub(crate) fn name(&self) -> &str {
-        &self.pinned.name
+        &self.held.name
     }
 
-    /// The user namespace, as a path in the helper's mount namespace.
+    /// The user namespace, as a path on the host and in the helper's mount namespace.
     pub(crate) fn user(&self) -> &Path {
         &self.user
     }
 
-    /// The network namespace, as a path there.
+    /// The network namespace, as such a path.
     pub(crate) fn net(&self) -> &Path {
         &self.net
     }
 
-    /// Where a program of these namespaces can write its process id, as a path there; it goes with them.
-    pub(crate) fn pid_file(&self) -> PathBuf {
-        self.user.with_extension("pid")
+    /// Where a program of these namespaces can write its process id, as a path in the helper's mount namespace; it goes with
+    /// them.
+    pub(crate) fn pid_file(&self) -> &Path {
+        &self.pid_file
     }
 
     /// The same path as the host sees it.
@@ -343,12 +343,12 @@ mod tests {
         let userns = deaf(&heard);
         let soon = Duration::from_millis(1);
         let nested = tokio::time::timeout(soon, userns.nest("one", IdSlot::SHARED)).await;
-        let worker = tokio::time::timeout(soon, userns.work(Path::new("/crun"), None)).await;
+        let worker = tokio::time::timeout(soon, userns.work(Path::new("/crun"))).await;
         assert!(nested.is_err() && worker.is_err());
         let wishes = [
             r#""Nest":{"name":"one""#,
             r#""Unnest":{"name":"one"}"#,
-            r#""Work":{"crun":"/crun","sees":null}"#,
+            r#""Work":{"crun":"/crun"}"#,
             r#""Kill":{"worker":2,"cgroup":null}"#,
         ];
         let told = async {

@@ -15,11 +15,14 @@
 //!
 //! *Why a helper?* newuidmap and newgidmap cost more than all the rest of starting a container, and they are needed once
 //! per namespace. *Why does it hold no socket?* It talks over two pipes with its parent alone, ends with it, and has
-//! neither secrets nor descriptors of a job.
+//! neither secrets nor a descriptor through which a job could reach anything.
 //!
-//! *Why is the nested namespace pinned by a mount?* A name in the helper's mount namespace needs no process to keep the
-//! namespace alive, and the kernel asks no tracing permission of whoever opens it.
+//! *Why does the helper hold the nested namespaces open?* Then they need no process of their own, and no mount, of which each
+//! further mount namespace would get a copy. Who opens them through the helper's `/proc` directory needs the kernel's
+//! permission to look at the helper (ptrace(2), `PTRACE_MODE_READ_FSCREDS`): the agent and what runs as id 0 in the helper's
+//! namespace have it, a job does not.
 
+mod children;
 mod connection;
 mod files;
 mod handle;

@@ -15,16 +15,16 @@ pub(super) struct Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Wish {
-    /// Make and pin a nested user namespace, in which the ids from `first` on are 0 and up, and a network
-    /// namespace that it owns.
+    /// Make and hold a nested user namespace, in which the ids from `first` on are 0 and up, and a network namespace that it
+    /// owns.
     Nest { name: String, first: u32 },
     /// Let go of both.
     Unnest { name: String },
-    /// Make a worker, which waits. It has the number of this request, starts this crun, and of what is pinned sees only
-    /// the namespaces of this name.
-    Work { crun: PathBuf, sees: Option<String> },
-    /// That worker has been told which instructions are its: nobody opens its pipes any more.
-    Begun { worker: u64 },
+    /// Make a worker, which waits. It has the number of this request and starts this crun.
+    Work { crun: PathBuf },
+    /// That worker has been told which instructions are its: nobody opens its pipes any more. If its job is handed over, the
+    /// job's end goes into this file, which is there.
+    Begun { worker: u64, end: PathBuf },
     /// Kill that worker with all that it started, and then everything in this cgroup.
     Kill {
         worker: u64,
@@ -73,15 +73,19 @@ pub(super) struct Answer {
 pub(super) enum Done {
     /// What was wished.
     Granted,
+    /// The helper's descriptors of the namespaces.
+    Nested { user: i32, net: i32 },
     /// What was measured.
     Measured(OnDisk),
     /// The worker's process id, and the helper's descriptors of the other ends of its pipes. These are there until the
-    /// worker has begun or ended.
+    /// worker has begun or ended. If there is one for the job's number, a crun in the foreground that writes it there hands
+    /// its job over; it is there until then.
     Working {
         pid: i32,
         instructions: i32,
         stdout: i32,
         stderr: i32,
+        pid_file: Option<i32>,
     },
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use crate::SandboxError;
 pub(crate) struct Worker {
     number: u64,
     pid: Option<i32>,
+    /// What crun is to be given as the file for the job's number, so that it hands the job over.
+    pid_file: Option<PathBuf>,
     connection: Arc<Connection>,
     /// Until it has begun.
     instructions: Option<File>,
@@ -38,13 +40,13 @@ impl Worker {
         connection: &Arc<Connection>,
         helper: i32,
         crun: &Path,
-        sees: Option<&str>,
     ) -> Result<Self, SandboxError> {
-        let asked = connection.ask_for_worker(crun, sees)?;
+        let asked = connection.ask_for_worker(crun)?;
         // From here on it is killed if nobody wants it any more.
         let mut worker = Self {
             number: asked.number,
             pid: None,
+            pid_file: None,
             connection: Arc::clone(connection),
             instructions: None,
             output: None,
@@ -56,11 +58,13 @@ impl Worker {
             instructions,
             stdout,
             stderr,
+            pid_file,
         } = asked.answer().await?
         else {
             return Err(lost("it made no worker"));
         };
         worker.pid = Some(pid);
+        worker.pid_file = pid_file.map(|fd| PathBuf::from(format!("/proc/{helper}/fd/{fd}")));
         let failed = |source| SandboxError::System {
             what: "open the pipes of a job",
             source,
@@ -83,8 +87,15 @@ impl Worker {
         self.output.take()
     }
 
-    /// Tells it the file with its instructions. One that has ended tells by its end.
-    pub(crate) fn begin(&mut self, instructions: &Path) {
+    /// The file for the job's number with which a crun in the foreground hands its job over to the helper, where this host can
+    /// do that.
+    pub(crate) fn pid_file(&self) -> Option<&Path> {
+        self.pid_file.as_deref()
+    }
+
+    /// Tells it the file with its instructions; the end of a job that is handed over goes into `end`. One that has ended tells
+    /// by its end.
+    pub(crate) fn begin(&mut self, instructions: &Path, end: &Path) {
         if let Some(mut pipe) = self.instructions.take() {
             // A path is shorter than what an empty pipe holds.
             let _ = pipe.write_all(instructions.as_os_str().as_bytes());
@@ -92,6 +103,7 @@ impl Worker {
         }
         self.connection.tell(Wish::Begun {
             worker: self.number,
+            end: end.to_owned(),
         });
     }
 

@@ -23,7 +23,10 @@ runuser -l builder -c "$limits session" || bad=1
 builder bash -c "$limits service" || bad=1
 # In leaf a job takes all memory there is; with swap that would be minutes of swapping.
 swapoff /swap
+# This time on a host without leases, where a job's parent is a process of its own.
+echo 0 > /proc/sys/fs/leases-enable
 builder systemd-run --user --wait --pipe --quiet -p Delegate=yes bash -c "exec env $limits leaf" || bad=1
+echo 1 > /proc/sys/fs/leases-enable
 
 # What is kept of the filter that crun compiled: as a search it has about 4000 bytes, as a list more than 9000.
 filter=$(find /run/user/1000/bryo -name 'seccomp-*.bpf' -printf '%s')
