@@ -89,12 +89,14 @@ impl Attempt<'_> {
             self.events.notice(advice.clone()).await;
         }
         self.host = Some(setup.host.clone());
-        beside.sweep = Some(tokio::spawn(sweep(
-            setup.host.clone(),
-            Arc::clone(&setup.runtime),
-            self.settings.clone(),
-            self.over.clone().cancelled_owned(),
-        )));
+        if self.engine.hosts().sweep_is_due(setup.runtime.kind()) {
+            beside.sweep = Some(tokio::spawn(sweep(
+                setup.host.clone(),
+                Arc::clone(&setup.runtime),
+                self.settings.clone(),
+                self.over.clone().cancelled_owned(),
+            )));
+        }
         Ok((checkout, image, setup))
     }
 

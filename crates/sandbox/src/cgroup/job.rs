@@ -193,7 +193,7 @@ impl JobCgroup {
 
     /// Whether no process is left in it.
     pub(crate) fn is_empty(&self) -> bool {
-        match fs::read_to_string(self.dir.join("cgroup.events")) {
+        match usage::text_of(&self.dir.join("cgroup.events")) {
             Ok(text) => usage::keyed(&text, "populated") == Some(0),
             Err(e) => e.kind() == io::ErrorKind::NotFound,
         }
@@ -201,7 +201,7 @@ impl JobCgroup {
 
     /// Whether it has processes, and whether they are frozen.
     pub(crate) fn state(&self) -> (bool, bool) {
-        let events = fs::read_to_string(self.dir.join("cgroup.events")).unwrap_or_default();
+        let events = usage::text_of(&self.dir.join("cgroup.events")).unwrap_or_default();
         let is = |key| usage::keyed(&events, key) == Some(1);
         (is("populated"), is("frozen"))
     }

@@ -1,16 +1,27 @@
 //! What a cgroup counted. Each number is `None` where this kernel or this delegation does not count it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 
 use bryo_model::{Pressure, ResourceUse};
 
+/// The kernel makes the text of such a file for one page, if it is not longer.
+const PAGE: usize = 4096;
+
+/// The text of a file that the kernel makes while it is read: whole at once, for its size is told by nobody.
+pub(super) fn text_of(file: &Path) -> io::Result<String> {
+    let mut text = String::with_capacity(PAGE);
+    File::open(file)?.take(u64::MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// Reads the counters of a cgroup and everything beneath it.
 pub(super) fn read(dir: &Path) -> ResourceUse {
-    let text = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
+    let text = |file: &str| text_of(&dir.join(file)).unwrap_or_default();
     let io = text("io.stat");
     let events = text("memory.events");
-    let waited = |file: &str, who: &str| waited(&text(file), who);
+    let [cpu, memory, disks] = ["cpu.pressure", "memory.pressure", "io.pressure"].map(text);
     ResourceUse {
         cpu_us: keyed(&text("cpu.stat"), "usage_usec"),
         memory_peak_bytes: text("memory.peak").trim().parse().ok(),
@@ -21,11 +32,11 @@ pub(super) fn read(dir: &Path) -> ResourceUse {
         oom_events: keyed(&events, "oom"),
         pids_refused: refused(dir),
         pressure: Pressure {
-            cpu_some_us: waited("cpu.pressure", "some"),
-            memory_some_us: waited("memory.pressure", "some"),
-            memory_full_us: waited("memory.pressure", "full"),
-            io_some_us: waited("io.pressure", "some"),
-            io_full_us: waited("io.pressure", "full"),
+            cpu_some_us: waited(&cpu, "some"),
+            memory_some_us: waited(&memory, "some"),
+            memory_full_us: waited(&memory, "full"),
+            io_some_us: waited(&disks, "some"),
+            io_full_us: waited(&disks, "full"),
         },
         ..ResourceUse::default()
     }
@@ -34,7 +45,7 @@ pub(super) fn read(dir: &Path) -> ResourceUse {
 /// How often a process was refused. Kernels before 6.11 count that in the cgroup in which the process was to be, later ones in
 /// the one whose limit it was: never in both.
 fn refused(dir: &Path) -> Option<u64> {
-    let own = fs::read_to_string(dir.join("pids.events"))
+    let own = text_of(&dir.join("pids.events"))
         .ok()
         .and_then(|text| keyed(&text, "max"));
     let beneath = fs::read_dir(dir)
