@@ -311,6 +311,17 @@ impl<'a> Going<'a> {
         look::processes_that(|status, command| status.contains(&parent) && command.contains(word))
     }
 
+    /// Whether the program has not ended yet.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        !stat
+            .rsplit(") ")
+            .next()
+            .is_none_or(|state| state.starts_with('Z'))
+    }
+
     /// Sends a signal to the program itself, as a shell's Ctrl-C would.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).unwrap();

@@ -29,10 +29,10 @@ impl Lease {
         Ok(Self { file })
     }
 
-    /// Whether somebody waits for it, or has gone on after waiting too long.
+    /// Whether somebody waits who wants to write, or has gone on after waiting too long. One who wants to read does not count.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        number_fcntl(&self.file, libc::F_GETLEASE, 0).is_ok_and(|kept| kept != libc::F_WRLCK)
+        number_fcntl(&self.file, libc::F_GETLEASE, 0).is_ok_and(|kept| kept == libc::F_UNLCK)
     }
 }
 
@@ -58,6 +58,7 @@ fn number_fcntl(
 mod tests {
     use super::*;
     use std::fs::OpenOptions;
+    use std::os::unix::fs::OpenOptionsExt;
     use std::path::Path;
     use tokio::signal::unix::{SignalKind, signal};
 
@@ -74,10 +75,35 @@ mod tests {
         assert!(!lease.is_wanted());
         let opens = move || OpenOptions::new().write(true).open(path).is_ok();
         let opener = tokio::task::spawn_blocking(opens);
-        told.recv().await;
-        assert!(lease.is_wanted() && !opener.is_finished());
+        // The signal is the process's; it may have been another test's.
+        while !lease.is_wanted() {
+            told.recv().await;
+        }
+        assert!(!opener.is_finished());
         drop(lease);
         assert!(opener.await.unwrap());
+    }
+
+    #[test]
+    fn one_who_reads_does_not_want_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let lease = leased(&path).unwrap();
+        let at_once = |options: &mut OpenOptions| {
+            let flag = nix::fcntl::OFlag::O_NONBLOCK.bits();
+            options.custom_flags(flag).open(&path).unwrap_err().kind()
+        };
+        // The default of the signal would be the end of this process.
+        let _told = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .unwrap()
+            .block_on(async { signal(SignalKind::io()).unwrap() });
+        let busy = io::ErrorKind::WouldBlock;
+        assert_eq!(at_once(OpenOptions::new().read(true)), busy);
+        assert!(!lease.is_wanted());
+        assert_eq!(at_once(OpenOptions::new().write(true)), busy);
+        assert!(lease.is_wanted());
     }
 
     #[test]

@@ -32,9 +32,9 @@ pub(super) struct Placement<'a> {
     pub(super) etc: &'a [(PathBuf, &'static str)],
     /// Whose ids the job has.
     pub(super) slot: IdSlot,
-    /// The pinned user namespace; without it the container makes one with these ids.
+    /// The user namespace that is there; without it the container makes one with these ids.
     pub(super) user_namespace: Option<&'a Path>,
-    /// The pinned network namespace; without it the container makes an empty one.
+    /// The network namespace that is there; without it the container makes an empty one.
     pub(super) network_namespace: Option<&'a Path>,
     /// The container's own cgroup.
     pub(super) cgroup: &'a str,

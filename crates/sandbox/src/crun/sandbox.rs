@@ -127,9 +127,15 @@ impl CrunSandbox {
         )
         .map_err(failed)?;
         let pid_file = self.pid_file();
-        let stays = (labels.is_some() || self.handing_over().is_none()).then(|| Stays {
+        let handing_over = self.worker.as_ref().and_then(Worker::pid_file);
+        let (crun, stays) = match (labels, handing_over) {
+            (None, Some(handing_over)) => (self.crun_make(&["run"], handing_over), false),
+            (None, None) => (self.crun_make(&["run", "--detach"], &pid_file), true),
+            (Some(_), _) => (self.crun_make(&["create"], &pid_file), true),
+        };
+        let stays = stays.then(|| Stays {
             cgroup: self.cgroup.dir().to_owned(),
-            pid_file: pid_file.clone(),
+            pid_file,
             end_file: self.end_file(),
         });
         let instructions = Instructions {
@@ -149,11 +155,7 @@ impl CrunSandbox {
                 .into_iter()
                 .map(|(name, text)| (name.to_owned(), text))
                 .collect(),
-            crun: match (&stays, labels) {
-                (None, _) => self.crun_make(&["run"], self.handing_over().unwrap_or(&pid_file)),
-                (Some(_), None) => self.crun_make(&["run", "--detach"], &pid_file),
-                (Some(_), Some(_)) => self.crun_make(&["create"], &pid_file),
-            },
+            crun,
             labels: labels.map(|labels| JobLabels {
                 process: labels.process().to_string(),
                 file: labels.file().to_string(),
@@ -197,12 +199,6 @@ impl CrunSandbox {
     /// Where crun writes the job's number, unless it hands the job over.
     fn pid_file(&self) -> PathBuf {
         self.work.join("pid")
-    }
-
-    /// With which file crun does that.
-    fn handing_over(&self) -> Option<&Path> {
-        let worker = self.worker.as_ref().or(self.running.as_ref());
-        worker.and_then(Worker::pid_file)
     }
 
     fn crun_log(&self) -> PathBuf {
@@ -269,7 +265,7 @@ impl CrunSandbox {
             .running
             .as_mut()
             .ok_or_else(|| SandboxError::Crun("it was not started".to_owned()))?;
-        // It writes the end down before it ends itself, which the removal of its mounts holds up.
+        // The end is written down before the output ends, and told some moments later.
         let mut end = parent::read(&self.work.join(END));
         let mut status = None;
         if end.is_none() {
@@ -308,9 +304,9 @@ impl CrunSandbox {
         }
     }
 
-    /// Whether the container may not be there yet.
-    fn may_be_coming(&self) -> bool {
-        !self.pid_file().exists()
+    /// Whether the worker is the parent of a job that is there.
+    fn is_parent(&self) -> bool {
+        self.pid_file().exists()
     }
 
     /// Sends a signal to the job's first process. Returns whether that process can notice it at all.
@@ -332,8 +328,9 @@ impl CrunSandbox {
     /// Kills everything of the job.
     pub(crate) fn kill(&mut self) -> Result<(), SandboxError> {
         // crun may not have put anything into the cgroup yet; then the worker itself is what there is. The helper kills that
-        // first, or the job that was handed over to it, so that a job that begins in between is still met by the second.
-        if self.may_be_coming()
+        // first, or the job that was handed over to it, so that a job that begins in between is still met by the second. A
+        // worker that is a parent has to live until it has told the end.
+        if !self.is_parent()
             && let Some(running) = &self.running
         {
             running.end(Some(self.cgroup.dir()));
@@ -341,8 +338,8 @@ impl CrunSandbox {
         self.cgroup.kill()
     }
 
-    /// With the helper gone, a crun that is making the container is nobody's child. It puts the job into its cgroup within
-    /// milliseconds, or has ended.
+    /// With the helper gone, what a crun has begun to make is nobody's child. It gets into its cgroup within milliseconds, or
+    /// has ended.
     async fn outlast(&self, worker: &Worker) {
         let outlasted = async {
             while !worker.is_silent() {

@@ -106,6 +106,8 @@ pub(super) fn etc_file(place: &Path, name: &str) -> PathBuf {
 pub(crate) const END_OF_PATH: &[u8] = b"\0";
 
 /// The worker's main function; its exit code. The path of the file with its instructions comes out of `told`.
+///
+/// It makes its mount namespace before there is anything to do. Where it stays, its mounts are there until it ends.
 pub(crate) fn worker(told: &PipeReader, crun: &SealedCrun) -> i32 {
     let is_alone = unshare(CloneFlags::CLONE_NEWNS)
         .map_err(|e| format!("could not make a mount namespace: {e}"));

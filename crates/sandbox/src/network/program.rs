@@ -48,7 +48,7 @@ impl NetworkProgram {
         let start = async {
             match self {
                 Self::Slirp4netns(path) => slirp4netns(&userns.inside().arg(path), net).await,
-                Self::Pasta(path) => pasta(&userns.inside_bound().arg(path), net, nested).await,
+                Self::Pasta(path) => pasta(&userns.inside_bound(net).arg(path), nested).await,
             }
         };
         tokio::time::timeout(START, start)
@@ -129,12 +129,9 @@ async fn slirp4netns(inside: &Program, net: &Path) -> Result<NetworkHelper, Sand
     })
 }
 
-/// It runs inside the helper's namespace too: from there the job's network namespace is a path that it can open.
-async fn pasta(
-    inside: &Program,
-    net: &Path,
-    nested: &Nested,
-) -> Result<NetworkHelper, SandboxError> {
+/// It runs inside the helper's namespace too, and has the job's network namespace as its standard input: before it opens that
+/// it drops the capability with which it could look at the helper.
+async fn pasta(inside: &Program, nested: &Nested) -> Result<NetworkHelper, SandboxError> {
     // In the foreground it stays our child; that it is up is told by the file of its process id, which is made first and
     // filled when the network is there.
     let pid_file = nested.pid_file();
@@ -145,8 +142,8 @@ async fn pasta(
         .args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"])
         .args(["--dns-forward", &DNS.to_string(), "--quiet", "--pid"])
         .arg(pid_file)
-        .args(["--netns-only", "--netns"])
-        .arg(net)
+        // A namespace without a name of its own has none that could go.
+        .args(["--no-netns-quit", "--netns-only", "--netns", "/proc/self/fd/0"])
         .start(Stdio::OutputPiped)
         .map_err(SandboxError::program("start pasta"))?;
     let (_, _, stderr) = running.take_pipes();

@@ -14,7 +14,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bryo_process::{Fork, Lease, fork};
 use nix::sys::prctl::set_pdeathsig;
@@ -22,12 +22,13 @@ use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::unistd::{Pid, getpid, getppid};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
-use rustix::process::{WaitOptions, WaitStatus, wait};
+use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid};
 
 use super::helper::say;
 use super::nested::Namespaces;
 use super::protocol::Said;
 use crate::crun::End;
+use crate::proc;
 
 /// What a copy of this process does; its exit code.
 pub(super) type Work = Box<dyn FnOnce() -> i32>;
@@ -44,7 +45,7 @@ pub(super) struct Children {
     /// Workers that ended without a job that was handed over. That is told when nothing of them is left.
     gone: Vec<(Worker, String)>,
     /// Workers whose job has ended before it was known where that is to be written.
-    early: Vec<Worker>,
+    early: Vec<(Worker, End)>,
     /// What a copy of this process lets go of as it does of the others' pipes.
     pub(super) namespaces: Namespaces,
 }
@@ -61,7 +62,7 @@ pub(super) enum Task {
     /// Is a job's first process.
     Job(Worker),
     /// Was crun, and is being killed.
-    HandedOver,
+    HandedOver { job: Pid },
     /// Does what would take this process too long.
     Errand { number: u64 },
 }
@@ -77,8 +78,6 @@ pub(super) struct Worker {
     pub(super) pid_file: Option<PidFile>,
     /// Where the end of the job is to be written, once that is known.
     pub(super) end_file: Option<PathBuf>,
-    /// How the job has ended.
-    pub(super) end: Option<End>,
 }
 
 /// What crun is given as the file for the number of the job's first process: one in memory, reached by this process'
@@ -107,8 +106,8 @@ impl PidFile {
 }
 
 impl Children {
-    /// Whether anything is left to be waited for that no signal tells.
-    pub(super) fn have_left(&self) -> bool {
+    /// Whether a worker that ended may have left something. What becomes of that no signal tells.
+    pub(super) fn have_traces(&self) -> bool {
         !self.gone.is_empty()
     }
 
@@ -137,7 +136,7 @@ impl Children {
     pub(super) fn look(&mut self) {
         self.take_over();
         self.reap();
-        if self.have_left() && !self.kill_strays() {
+        if self.have_traces() && !self.kill_strays() {
             for (worker, how) in self.gone.drain(..) {
                 tell_end(worker, how);
             }
@@ -151,18 +150,20 @@ impl Children {
             let Task::Worker(worker) = &mut child.task else {
                 continue;
             };
-            let wanted = |pid_file: &mut PidFile| pid_file.0.is_wanted();
-            if worker.pid_file.as_mut().is_none_or(|file| !wanted(file)) {
+            let pid_file = worker.pid_file.as_ref();
+            if !pid_file.is_some_and(|file| file.0.is_wanted()) {
                 continue;
             }
-            // Whoever else looks into that file gets nothing by it.
-            let Some(job) = only_child(child.pid) else {
+            // Somebody else who opens that file for writing gets nothing by it, unless there is a job.
+            let Some(job) = job_of(child.pid) else {
                 continue;
             };
             // In this order: crun must not go on.
             let _ = kill(child.pid, Signal::SIGKILL);
             worker.pid_file = None;
-            if let Task::Worker(worker) = std::mem::replace(&mut child.task, Task::HandedOver) {
+            if let Task::Worker(worker) =
+                std::mem::replace(&mut child.task, Task::HandedOver { job })
+            {
                 jobs.push(Child {
                     pid: job,
                     task: Task::Job(worker),
@@ -180,14 +181,8 @@ impl Children {
             };
             match self.all.swap_remove(at).task {
                 Task::Worker(worker) => self.gone.push((worker, in_words(status))),
-                Task::Job(mut worker) => {
-                    worker.end = End::of(status);
-                    match worker.end_file {
-                        Some(_) => write_end(worker),
-                        None => self.early.push(worker),
-                    }
-                }
-                Task::HandedOver => {}
+                Task::Job(worker) => self.ends(worker, status),
+                Task::HandedOver { job } => self.look_for(job, status),
                 // One that has come to its end has answered.
                 Task::Errand { .. } if status.exit_status() == Some(0) => {}
                 Task::Errand { number } => {
@@ -195,6 +190,29 @@ impl Children {
                     tell(&Said::answer(number, Err(why)));
                 }
             }
+        }
+    }
+
+    /// A job has ended.
+    fn ends(&mut self, worker: Worker, status: WaitStatus) {
+        let Some(end) = End::of(status) else {
+            return self.gone.push((worker, in_words(status)));
+        };
+        match worker.end_file.clone() {
+            Some(file) => write_end(worker, end, &file),
+            None => self.early.push((worker, end)),
+        }
+    }
+
+    /// When crun is gone its job is this process' child. It is not if the lease had run out and crun has waited for it.
+    fn look_for(&mut self, job: Pid, crun: WaitStatus) {
+        let at = self.all.iter().position(|child| child.pid == job);
+        let Some(at) = at.filter(|_| !is_child(job)) else {
+            return;
+        };
+        if let Task::Job(worker) = self.all.swap_remove(at).task {
+            let how = format!("{}, and its job's end is not known", in_words(crun));
+            self.gone.push((worker, how));
         }
     }
 
@@ -212,11 +230,10 @@ impl Children {
 
     /// A worker has been told what to do: nobody opens its pipes any more, and the end of its job goes there.
     pub(super) fn has_begun(&mut self, number: u64, end_file: PathBuf) {
-        let early = self.early.iter().position(|worker| worker.number == number);
+        let early = (self.early.iter()).position(|(worker, _)| worker.number == number);
         if let Some(at) = early {
-            let mut worker = self.early.swap_remove(at);
-            worker.end_file = Some(end_file);
-            write_end(worker);
+            let (worker, end) = self.early.swap_remove(at);
+            write_end(worker, end, &end_file);
             return;
         }
         let living = self.all.iter_mut().find_map(|child| match &mut child.task {
@@ -268,19 +285,21 @@ fn children_of(pid: Pid) -> Vec<Pid> {
     pids.map(Pid::from_raw).collect()
 }
 
-/// Of a crun that has made a container there is no other.
-fn only_child(crun: Pid) -> Option<Pid> {
-    match children_of(crun)[..] {
-        [job] => Some(job),
-        _ => None,
-    }
+/// The first process of the container that this crun has made: of its children the one that is the first in its namespace.
+fn job_of(crun: Pid) -> Option<Pid> {
+    let mut children = children_of(crun).into_iter();
+    children.find(|child| proc::is_first(child.as_raw()))
+}
+
+/// Whether it is a child of this process that nobody has waited for, living or not.
+fn is_child(pid: Pid) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let pid = rustix::process::Pid::from_raw(pid.as_raw());
+    pid.is_some_and(|pid| waitid(WaitId::Pid(pid), options).is_ok())
 }
 
 /// Writes the end of a job that was handed over down, and then lets the job's output end.
-fn write_end(worker: Worker) {
-    let (Some(end), Some(file)) = (worker.end, &worker.end_file) else {
-        return;
-    };
+fn write_end(worker: Worker, end: End, file: &Path) {
     let how = match end.write(file) {
         Ok(()) => "its job".to_owned(),
         Err(why) => format!("an end that could not be written down: {why}"),

@@ -89,12 +89,13 @@ impl UserNamespace {
             .arg(self.pid.to_string())
     }
 
-    /// The same for a program that must not outlive this process, however that ends. The kernel ends it with the thread that
-    /// starts it (prctl(2), `PR_SET_PDEATHSIG`), so that must be one that lasts.
-    pub(crate) fn inside_bound(&self) -> InsideProgram {
+    /// The same for a program that must not outlive this process, however that ends, and that has this file as its standard
+    /// input. The kernel ends it with the thread that starts it (prctl(2), `PR_SET_PDEATHSIG`), so that must be one that lasts.
+    pub(crate) fn inside_bound(&self, input: &Path) -> InsideProgram {
         Program::new("/proc/self/exe")
             .arg(Role::InsideBound.name())
             .arg(self.pid.to_string())
+            .arg(input)
     }
 
     /// The helper's process id.

@@ -73,14 +73,6 @@ fn settle(base: &Path) -> nix::Result<()> {
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
         Some("mode=755,size=1m"),
     )?;
-    // Namespaces can be pinned only on a mount that propagates to nowhere.
-    mount(
-        None::<&str>,
-        base,
-        None::<&str>,
-        MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )?;
     for dir in ["ns", "box"] {
         nix::unistd::mkdir(
             &base.join(dir),

@@ -19,8 +19,8 @@
 //!
 //! *Why does the helper hold the nested namespaces open?* Then they need no process of their own, and no mount, of which each
 //! further mount namespace would get a copy. Who opens them through the helper's `/proc` directory needs the kernel's
-//! permission to look at the helper (ptrace(2), `PTRACE_MODE_READ_FSCREDS`): the agent and what runs as id 0 in the helper's
-//! namespace have it, a job does not.
+//! permission to look at the helper (ptrace(2), `PTRACE_MODE_READ_FSCREDS`): the agent has it, and who has all capabilities in
+//! the helper's namespace; a job does not.
 
 mod children;
 mod connection;

@@ -12,6 +12,7 @@ use std::process::Command;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use nix::unistd::dup2_stdin;
 
 use super::{helper, nameless};
 
@@ -22,7 +23,7 @@ pub enum Role {
     Helper,
     /// Joins the helper's namespaces and becomes another program, or another role.
     Inside,
-    /// The same, and the program ends when Bryo does.
+    /// The same, with a file of Bryo's choice as the program's standard input, and the program ends when Bryo does.
     InsideBound,
     /// Adds up what the processes of a job hold open without a name.
     Nameless,
@@ -71,8 +72,8 @@ pub fn role_main(role: Role, args: &[OsString]) -> Result<(), String> {
             let keep: Vec<PathBuf> = args.iter().map(PathBuf::from).collect();
             helper::main(&keep)
         }
-        Role::Inside => inside(args, false),
-        Role::InsideBound => inside(args, true),
+        Role::Inside => inside(args),
+        Role::InsideBound => inside_bound(args),
         Role::Nameless => nameless::nameless_main(args),
         Role::CloseNetwork => crate::network::close_network_main(args),
         Role::LabelOutput => crate::selinux::label_output_main(args),
@@ -80,20 +81,33 @@ pub fn role_main(role: Role, args: &[OsString]) -> Result<(), String> {
 }
 
 /// `HELPER-PID PROGRAM ARG...`: the program, as root of the helper's namespaces.
-fn inside(args: &[OsString], bound: bool) -> Result<(), String> {
+fn inside(args: &[OsString]) -> Result<(), String> {
     let [pid, program, rest @ ..] = args else {
         return Err("usage: PID PROGRAM [ARG...]".to_owned());
     };
     join(pid)?;
-    if bound {
-        // After joining, which takes such a wish back.
-        set_pdeathsig(Signal::SIGKILL).map_err(|e| format!("could not be bound to Bryo: {e}"))?;
-    }
-    let error = Command::new(program).args(rest).exec();
-    Err(format!(
-        "could not start {}: {error}",
-        Path::new(program).display()
-    ))
+    become_program(program, rest)
+}
+
+/// `HELPER-PID FILE PROGRAM ARG...`: the same with this file as standard input.
+fn inside_bound(args: &[OsString]) -> Result<(), String> {
+    let [pid, input, program, rest @ ..] = args else {
+        return Err("usage: PID FILE PROGRAM [ARG...]".to_owned());
+    };
+    let input = Path::new(input);
+    File::open(input)
+        .and_then(|file| Ok(dup2_stdin(file)?))
+        .map_err(|e| format!("could not open {}: {e}", input.display()))?;
+    join(pid)?;
+    // After joining, which takes such a wish back.
+    set_pdeathsig(Signal::SIGKILL).map_err(|e| format!("could not be bound to Bryo: {e}"))?;
+    become_program(program, rest)
+}
+
+fn become_program(program: &OsStr, args: &[OsString]) -> Result<(), String> {
+    let error = Command::new(program).args(args).exec();
+    let program = Path::new(program).display();
+    Err(format!("could not start {program}: {error}"))
 }
 
 /// Joins the user and mount namespace of the helper. The caller is id 0 there: the agent.

@@ -89,7 +89,7 @@ impl Server {
     fn wait(&mut self, input: &Input) -> bool {
         let watched = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut all = [watched(input.fd()), watched(self.signals.as_fd())];
-        let patience = match self.children.have_left() {
+        let patience = match self.children.have_traces() {
             true => PollTimeout::from(LOOK_MS),
             false => PollTimeout::NONE,
         };
@@ -103,7 +103,7 @@ impl Server {
         if told {
             while let Ok(Some(_)) = self.signals.read_signal() {}
         }
-        if told || self.children.have_left() {
+        if told || self.children.have_traces() {
             self.children.look();
         }
         listens
@@ -206,7 +206,6 @@ impl Server {
             _output: output,
             pid_file,
             end_file: None,
-            end: None,
         };
         let for_worker = crun.clone();
         let work = move || {

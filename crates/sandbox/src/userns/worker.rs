@@ -18,7 +18,7 @@ use super::connection::{Connection, End, lost};
 use super::protocol::{Done, Wish};
 use crate::SandboxError;
 
-/// A process that waits for its instructions, follows them, and is the parent of a job. Dropping it kills it.
+/// A process that waits for its instructions and follows them, and the job that it makes. Dropping it kills both.
 #[derive(Debug)]
 pub(crate) struct Worker {
     number: u64,
@@ -119,7 +119,7 @@ impl Worker {
         if !self.connection.is_alive()
             && let Some(pid) = self.pid
         {
-            // The kernel kills it with the helper, and with it what it has started; nobody but the kernel tells when.
+            // Unless it has handed its job over, the kernel kills it with the helper; nobody but the kernel tells when.
             let _ = tokio::time::timeout(DYING, gone(pid)).await;
         }
         how.unwrap_or_else(|| "the end of the helper".to_owned())
