@@ -118,11 +118,7 @@ pub(crate) fn worker(told: &PipeReader, crun: &SealedCrun) -> i32 {
         let todo = read(&file)?;
         match &todo.stays {
             None => Err(make(&todo, crun)),
-            Some(stays) => parent::watch(&todo, stays, crun, || {
-                let why = make(&todo, crun);
-                let _ = fs::write(error_file(&file), why);
-                TOLD_WHY
-            }),
+            Some(stays) => parent::watch(&todo, stays, crun, || start(&file, crun)),
         }
     });
     // What goes wrong is told in a file: standard error is the job's.
@@ -134,6 +130,16 @@ pub(crate) fn worker(told: &PipeReader, crun: &SealedCrun) -> i32 {
 
 /// The exit code of who has said why it could not become crun. crun has none like it.
 const TOLD_WHY: i32 = 214;
+
+/// What a copy of the worker does that leaves the worker as the parent: the same, told by the same file. Its exit code.
+fn start(file: &Path, crun: &SealedCrun) -> i32 {
+    let why = match read(file) {
+        Ok(todo) => make(&todo, crun),
+        Err(why) => why,
+    };
+    let _ = fs::write(error_file(file), why);
+    TOLD_WHY
+}
 
 /// Makes the mounts, and becomes crun. It returns only with a reason why it could not.
 fn make(todo: &Instructions, crun: &SealedCrun) -> String {
