@@ -54,7 +54,8 @@ pub(crate) fn network(job: &JobSpec, settings: &Settings) -> Network {
     }
 }
 
-/// Removes what crashed attempts left; what cannot be removed is told, and tried again by the next attempt.
+/// Removes what crashed attempts left; what cannot be removed is told, and tried again by the next attempt that
+/// looks: where attempts follow each other closely, not each one does.
 ///
 /// Where something was found, there is a second look when `over` comes true: a podman service may have been at work for an
 /// attempt that was already dead.
